@@ -1,0 +1,61 @@
+// The arithmetic that rules and norms are written in; included inside each ISA's namespace.
+//
+// Only IEEE + - * / and sqrt in a stated order, so that every ISA and NumPy give the same bits.
+
+inline float square_root(float x) { return __builtin_sqrtf(x); }
+inline double square_root(double x) { return __builtin_sqrt(x); }
+
+// NaN if either is NaN, as numpy.maximum.
+template <class T>
+inline T maximum(T a, T b) {
+  a = b > a ? b : a;
+  return b != b ? b : a;
+}
+
+// NaN stays NaN, as numpy.clip.
+template <class T>
+inline T clamp(T x, T low, T high) {
+  x = x < low ? low : x;
+  return x > high ? high : x;
+}
+
+// sign(0) is 0 and sign(NaN) is NaN, as numpy.sign.
+template <class T>
+inline T sign(T x) {
+  const T magnitude = x != x ? x : T(x != 0);
+  return x < 0 ? -magnitude : magnitude;
+}
+
+// An unevaluated sum of two doubles: about 106 bits of mantissa.
+struct DoubleDouble {
+  double high, low;
+};
+
+// Dekker's product, exact without a fused multiply-add.
+inline DoubleDouble multiply(double a, double b) {
+  constexpr double splitter = 134217729;  // 2**27 + 1
+  const double ta = splitter * a, tb = splitter * b;
+  const double a1 = ta - (ta - a), a2 = a - a1;
+  const double b1 = tb - (tb - b), b2 = b - b1;
+  const double product = a * b;
+  return {product, ((a1 * b1 - product) + a1 * b2 + a2 * b1) + a2 * b2};
+}
+
+inline DoubleDouble multiply(DoubleDouble a, DoubleDouble b) {
+  const DoubleDouble p = multiply(a.high, b.high);
+  const double low = p.low + (a.high * b.low + a.low * b.high);
+  const double high = p.high + low;
+  return {high, low - (high - p.high)};
+}
+
+// 1 - base**exponent for a base in [0, 1], rounded once: neither libm's pow, whose bits differ
+// between CPUs, nor a running product, whose error grows with the steps.
+inline double one_minus_power(double base, std::int64_t exponent) {
+  DoubleDouble power{1, 0}, square{base, 0};
+  for (; exponent; exponent >>= 1) {
+    if (exponent & 1) power = multiply(power, square);
+    square = multiply(square, square);
+  }
+  const double rest = 1 - power.high;
+  return rest + (((1 - rest) - power.high) - power.low);
+}

@@ -1,0 +1,58 @@
+// The one way in for arrays: what memory an object holds, or a refusal that says what to do.
+#pragma once
+
+#include <Python.h>
+
+#include <optional>
+#include <string>
+
+#include "engine.hpp"
+
+namespace roofstep {
+
+// A view of an array's memory; valid as long as the array is.
+struct Array {
+  PyObject* object;
+  char* data;
+  Dtype dtype;
+  int ndim;
+  const Py_ssize_t* shape;
+  const Py_ssize_t* strides;  // in bytes
+  std::size_t size;
+  bool c_contiguous, writable;
+
+  std::size_t item_size() const { return dtype == Dtype::f32 ? 4 : 8; }
+  std::size_t bytes() const { return size * item_size(); }
+};
+
+// Who is spoken of in a message: "parameter 'w'" or "the gradient of parameter 'w'".
+struct Subject {
+  const char* prefix;
+  PyObject* name;
+  std::string text() const;
+};
+
+// Imports the NumPy C API; throws with the Python error set.
+void import_numpy();
+
+// Throws TypeError or ValueError unless the object is a native, aligned float array.
+Array view(PyObject* object, const Subject& subject);
+
+// Throws unless the array may be stepped in place: writable, and dense in some order of dimensions.
+Array view_parameter(PyObject* object, const Subject& subject);
+
+// Throws unless the array has the parameter's dtype and shape.
+void match(const Array& array, const Array& param, const Subject& subject);
+
+// Nothing if the two arrays lie in memory alike, else how to read the one in the other's order.
+std::optional<Layout> layout_in_order_of(const Array& array, const Array& param);
+
+// Throws unless the parameter still is what its states were made for.
+void match_states(const Array& param, const Array& state, const Subject& subject);
+
+void require_writable(const Array& array, const Subject& subject);
+
+// The memory of an int64 array of one dimension and the given size.
+std::int64_t* view_counts(PyObject* object, std::size_t size);
+
+}  // namespace roofstep

@@ -1,0 +1,92 @@
+// The list of ISAs, best first, each with what it needs of the CPU; the only state kept in C++.
+#include "dispatch.hpp"
+
+#include <stdexcept>
+
+namespace roofstep {
+
+namespace {
+
+struct Candidate {
+  const Kernels& kernels;
+  bool (*supported)();
+};
+
+bool always() { return true; }
+
+}  // namespace
+
+#if defined(__x86_64__)
+
+namespace avx512 {
+extern const Kernels kernels;
+}
+namespace avx2 {
+extern const Kernels kernels;
+}
+namespace baseline {
+extern const Kernels kernels;
+}
+
+namespace {
+
+// Each feature that the compiler was allowed to use, by name: a virtual machine may mask any.
+bool has_avx2() { return __builtin_cpu_supports("avx2"); }
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vl");
+}
+
+const Candidate candidates[] = {
+    {avx512::kernels, has_avx512}, {avx2::kernels, has_avx2}, {baseline::kernels, always}};
+
+}  // namespace
+
+#elif defined(__aarch64__)
+
+namespace neon {
+extern const Kernels kernels;
+}
+namespace {
+const Candidate candidates[] = {{neon::kernels, always}};
+}
+
+#else
+
+namespace baseline {
+extern const Kernels kernels;
+}
+namespace {
+const Candidate candidates[] = {{baseline::kernels, always}};
+}
+
+#endif
+
+namespace {
+const Kernels* selected = nullptr;
+}
+
+std::vector<std::string> available_isas() {
+  std::vector<std::string> names;
+  for (const Candidate& candidate : candidates) {
+    if (candidate.supported()) names.push_back(candidate.kernels.isa);
+  }
+  return names;
+}
+
+void select_isa(const std::string& name) {
+  for (const Candidate& candidate : candidates) {
+    if (candidate.supported() && (name.empty() || name == candidate.kernels.isa)) {
+      selected = &candidate.kernels;
+      return;
+    }
+  }
+  std::string known;
+  for (const std::string& isa : available_isas()) known += (known.empty() ? "" : ", ") + isa;
+  throw std::invalid_argument("'" + name + "' is no ISA that this CPU can run; it runs " + known);
+}
+
+const Kernels& kernels() { return *selected; }
+
+}  // namespace roofstep

@@ -1,0 +1,48 @@
+// Many tensors, all cores: what a step does to memory once everything has been checked.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "kernels.hpp"
+
+namespace roofstep {
+
+// A gradient whose memory is laid out otherwise than its parameter's: dimensions in the order of
+// the parameter's memory, outermost first; strides in bytes.
+struct Layout {
+  std::vector<std::ptrdiff_t> shape, strides;
+};
+
+// One L2 norm over the gradients of one or many tensors, and the length to which it is clipped.
+struct Norm {
+  double limit;
+  double value = 0;
+};
+
+// A parameter that has a gradient.
+struct Tensor {
+  Dtype dtype;
+  std::size_t size;
+  void* param;
+  void* grad;
+  void* states[max_states];
+  const Layout* grad_layout;  // null: that of the parameter
+  const Prepared* prepared;
+  double scale, clip_min, clip_max;
+  int norm;  // an index, or -1
+  std::int64_t* step_count;
+};
+
+// Clips, decays, updates, and counts the step; with clear_grad also zeroes the gradients.
+void step(const Kernels& kernels, const std::vector<Tensor>& tensors, std::vector<Norm>& norms,
+          bool clear_grad, int threads);
+
+// The version of OpenMP as a date, such as 201511; 0 in a build without OpenMP.
+int openmp_version();
+
+// How many threads OpenMP would use: CPU affinity and OMP_NUM_THREADS are in it.
+int max_threads();
+
+}  // namespace roofstep

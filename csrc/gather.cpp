@@ -1,0 +1,286 @@
+// Walks the parameters by the raw CPython API: a pybind11 idiom per tensor would cost more than
+// the kernel of a small tensor. Everything is checked here, before the first byte is written.
+#include "gather.hpp"
+
+#include <algorithm>
+#include <deque>
+#include <limits>
+#include <map>
+#include <tuple>
+
+#include "arrays.hpp"
+#include "dispatch.hpp"
+#include "floating_point.hpp"
+
+namespace py = pybind11;
+
+namespace roofstep {
+
+namespace {
+
+// New references, kept until the step returns: without the GIL another thread may drop `p.grad`.
+// What is inside the entries is kept by the entries, tuples all the way down.
+class Held {
+ public:
+  Held() = default;
+  Held(const Held&) = delete;
+  Held& operator=(const Held&) = delete;
+  ~Held() {
+    for (PyObject* object : objects_) Py_DECREF(object);
+  }
+  PyObject* attribute(PyObject* object, PyObject* name) {
+    PyObject* value = PyObject_GetAttr(object, name);
+    if (!value) throw py::error_already_set();
+    objects_.push_back(value);
+    return value;
+  }
+
+ private:
+  std::vector<PyObject*> objects_;
+};
+
+// Two powers cost as much as a tiny tensor, and nearly all tensors share settings and step.
+class Constants {
+ public:
+  const Prepared* at(const Settings& settings, Dtype dtype, std::int64_t t) {
+    const Key key{&settings, dtype, t};
+    if (!latest_ || key != latest_key_) {
+      const auto [entry, is_new] = prepared_.try_emplace(key);
+      if (is_new) {
+        kernels().rules[settings.rule].prepare[static_cast<int>(dtype)](settings.hyper, t,
+                                                                        entry->second);
+      }
+      latest_key_ = key;
+      latest_ = &entry->second;
+    }
+    return latest_;
+  }
+
+ private:
+  using Key = std::tuple<const Settings*, Dtype, std::int64_t>;
+  std::map<Key, Prepared> prepared_;
+  Key latest_key_{};
+  const Prepared* latest_ = nullptr;
+};
+
+// The bytes of one array of the step.
+struct Span {
+  const char *begin, *end;
+  PyObject* array;
+  const char* role;
+  PyObject* name;
+  bool written, dense;
+};
+
+void add_span(std::vector<Span>& spans, const Array& array, const char* role, PyObject* name,
+              bool written) {
+  if (array.size == 0) return;
+  const char *begin = array.data, *end = array.data + array.item_size();
+  std::size_t extent = array.item_size();
+  for (int d = 0; d < array.ndim; ++d) {
+    const Py_ssize_t reach = (array.shape[d] - 1) * array.strides[d];
+    (reach < 0 ? begin : end) += reach;
+    extent *= static_cast<std::size_t>(array.shape[d]);
+  }
+  const bool is_dense = static_cast<std::size_t>(end - begin) == extent;
+  spans.push_back({begin, end, array.object, role, name, written, is_dense});
+}
+
+bool overlap(const Span& a, const Span& b) {
+  if (a.dense && b.dense) return true;
+  // Interleaved slices of one buffer: their spans overlap though their bytes need not.
+  return py::module_::import("numpy")
+      .attr("shares_memory")(py::handle(a.array), py::handle(b.array))
+      .cast<bool>();
+}
+
+std::string text_of(const Span& span) { return Subject{span.role, span.name}.text(); }
+
+void refuse_overlaps(std::vector<Span>& spans) {
+  std::sort(spans.begin(), spans.end(),
+            [](const Span& a, const Span& b) { return a.begin < b.begin; });
+  std::vector<const Span*> open;  // those that may reach beyond where the sweep stands
+  for (const Span& span : spans) {
+    open.erase(std::remove_if(open.begin(), open.end(),
+                              [&](const Span* other) { return other->end <= span.begin; }),
+               open.end());
+    for (const Span* other : open) {
+      if ((span.written || other->written) && overlap(*other, span)) {
+        throw py::value_error(text_of(*other) + " and " + text_of(span) +
+                              " overlap in memory: a step would read what it has already "
+                              "written; give each its own memory, for example array.copy()");
+      }
+    }
+    open.push_back(&span);
+  }
+}
+
+constexpr const char* parameter_role = "parameter ";
+constexpr const char* gradient_role = "the gradient of parameter ";
+constexpr const char* state_role = "a state of parameter ";
+
+// One entry of the optimizer's list, see gather_and_step.
+struct Entry {
+  PyObject *name, *parameter, *settings, *norm, *states;
+
+  explicit Entry(PyObject* object) {
+    if (!PyTuple_Check(object) || PyTuple_GET_SIZE(object) != 5) {
+      throw py::type_error("an entry of a step is a tuple of five");
+    }
+    PyObject** fields[] = {&name, &parameter, &settings, &norm, &states};
+    for (int i = 0; i < 5; ++i) *fields[i] = PyTuple_GET_ITEM(object, i);
+  }
+};
+
+void read_states(const Entry& entry, const Rule& rule, const Array& param, Tensor& tensor,
+                 std::vector<Span>& spans) {
+  if (!PyTuple_Check(entry.states) || PyTuple_GET_SIZE(entry.states) != rule.state_count) {
+    throw py::type_error(std::string("rule ") + rule.name + " takes a tuple of " +
+                         std::to_string(rule.state_count) + " states");
+  }
+  for (int s = 0; s < rule.state_count; ++s) {
+    const Array state =
+        view_parameter(PyTuple_GET_ITEM(entry.states, s), {state_role, entry.name});
+    match_states(param, state, {parameter_role, entry.name});
+    tensor.states[s] = state.data;
+    add_span(spans, state, state_role, entry.name, true);
+  }
+}
+
+// The index of a norm among those of this step; entries without a gradient reset theirs to 0 too.
+class Norms {
+ public:
+  int index_of(PyObject* object) {
+    if (object == Py_None) return -1;
+    if (object != latest_) {
+      latest_ = object;
+      const auto [entry, is_new] = indices_.try_emplace(object, static_cast<int>(bound_.size()));
+      if (is_new) {
+        bound_.push_back(py::handle(object).cast<Norm*>());
+        norms.push_back({bound_.back()->limit});
+      }
+      latest_index_ = entry->second;
+    }
+    return latest_index_;
+  }
+  void publish() const {
+    for (std::size_t i = 0; i < norms.size(); ++i) bound_[i]->value = norms[i].value;
+  }
+  std::vector<Norm> norms;
+
+ private:
+  std::map<PyObject*, int> indices_;
+  std::vector<Norm*> bound_;
+  PyObject* latest_ = nullptr;
+  int latest_index_ = -1;
+};
+
+}  // namespace
+
+Settings make_settings(const std::string& rule, const py::dict& fields, double l1, double l2,
+                       double decay, double scale, double clip_min, double clip_max) {
+  Settings settings{};
+  const Kernels& table = kernels();
+  const auto found = std::find_if(table.rules, table.rules + table.rule_count,
+                                  [&](const Rule& r) { return rule == r.name; });
+  if (found == table.rules + table.rule_count) throw py::value_error("no rule named " + rule);
+  settings.rule = static_cast<int>(found - table.rules);
+  for (int i = 0; i < found->field_count; ++i) {
+    settings.hyper.fields[i] = fields[found->fields[i]].cast<double>();
+  }
+  settings.hyper.learning_rate = std::numeric_limits<double>::quiet_NaN();
+  settings.hyper.l1 = l1;
+  settings.hyper.l2 = l2;
+  settings.hyper.decay = decay;
+  // The gradient is scaled before it is clipped, in one multiplication with a norm's factor.
+  settings.scale = scale;
+  settings.clip_min = std::min(scale * clip_min, scale * clip_max);
+  settings.clip_max = std::max(scale * clip_min, scale * clip_max);
+  return settings;
+}
+
+void check_parameter(py::handle array, py::str name) {
+  view_parameter(array.ptr(), {parameter_role, name.ptr()});
+}
+
+std::vector<std::size_t> gather_and_step(const py::tuple& entries, const py::object& gradients,
+                                         const py::object& counts, bool clear_grad, int threads) {
+  static PyObject* const data_attribute = PyUnicode_InternFromString("data");
+  static PyObject* const grad_attribute = PyUnicode_InternFromString("grad");
+  const DefaultFloatingPoint mode;
+
+  const std::size_t entry_count = entries.size();
+  std::int64_t* const step_counts = view_counts(counts.ptr(), entry_count);
+  const bool given = !gradients.is_none();
+  if (given && py::reinterpret_borrow<py::tuple>(gradients).size() != entry_count) {
+    throw py::value_error("a step takes one gradient, or None, for each entry");
+  }
+
+  Held held;
+  Constants constants;
+  Norms norms;
+  std::vector<Tensor> tensors;
+  std::deque<Layout> layouts;
+  std::vector<Span> spans;
+  std::vector<std::size_t> missing;
+  tensors.reserve(entry_count);
+  spans.reserve(4 * entry_count);
+  PyObject* settings_object = nullptr;
+  const Settings* settings = nullptr;
+
+  for (std::size_t i = 0; i < entry_count; ++i) {
+    const Entry entry(PyTuple_GET_ITEM(entries.ptr(), i));
+    const int norm = norms.index_of(entry.norm);
+    PyObject* grad_object = given ? PyTuple_GET_ITEM(gradients.ptr(), i)
+                                  : held.attribute(entry.parameter, grad_attribute);
+    if (grad_object == Py_None || entry.settings == Py_None) continue;
+    if (entry.settings != settings_object) {
+      settings_object = entry.settings;
+      settings = py::handle(settings_object).cast<const Settings*>();
+    }
+
+    const Subject param_subject{parameter_role, entry.name};
+    const Subject grad_subject{gradient_role, entry.name};
+    const Array param =
+        view_parameter(held.attribute(entry.parameter, data_attribute), param_subject);
+    const Array grad = view(grad_object, grad_subject);
+    match(grad, param, grad_subject);
+    if (clear_grad) require_writable(grad, grad_subject);
+    add_span(spans, param, parameter_role, entry.name, true);
+    add_span(spans, grad, gradient_role, entry.name, clear_grad);
+
+    const Rule& rule = kernels().rules[settings->rule];
+    Tensor tensor{};
+    if (rule.state_count && entry.states == Py_None) {
+      missing.push_back(i);
+    } else if (rule.state_count) {
+      read_states(entry, rule, param, tensor, spans);
+    }
+    tensor.dtype = param.dtype;
+    tensor.size = param.size;
+    tensor.param = param.data;
+    tensor.grad = grad.data;
+    if (std::optional<Layout> layout = layout_in_order_of(grad, param)) {
+      tensor.grad_layout = &layouts.emplace_back(std::move(*layout));
+    }
+    tensor.step_count = step_counts + i;
+    tensor.prepared = constants.at(*settings, param.dtype, step_counts[i] + 1);
+    tensor.scale = settings->scale;
+    tensor.clip_min = settings->clip_min;
+    tensor.clip_max = settings->clip_max;
+    tensor.norm = norm;
+    tensors.push_back(tensor);
+  }
+  refuse_overlaps(spans);
+  if (!missing.empty()) return missing;
+
+  {
+    const Kernels& table = kernels();
+    const py::gil_scoped_release release;
+    step(table, tensors, norms.norms, clear_grad, threads);
+  }
+  norms.publish();
+  return missing;
+}
+
+}  // namespace roofstep

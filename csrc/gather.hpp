@@ -1,0 +1,39 @@
+// The Python door of a step: reads and checks everything, then lets the engine work.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <string>
+#include <vector>
+
+#include "engine.hpp"
+
+namespace roofstep {
+
+// The settings of one kind of parameter in an optimizer; bound to Python.
+struct Settings {
+  int rule;  // an index into Kernels::rules, which is the same list for every ISA
+  Hyper hyper;
+  double scale, clip_min, clip_max;
+};
+
+// Takes from `fields` those that the rule names.
+Settings make_settings(const std::string& rule, const pybind11::dict& fields, double l1, double l2,
+                       double decay, double scale, double clip_min, double clip_max);
+
+// Throws, naming the parameter, unless the array could be stepped in place.
+void check_parameter(pybind11::handle array, pybind11::str name);
+
+// Steps every parameter that has a gradient. An entry is a tuple (name, parameter, Settings or
+// None, Norm or None, tuple of states or None); without Settings it is passed over. A parameter is
+// an object with `data` and `grad`; `gradients` is None, or a tuple that stands in the place of the
+// `grad` attributes; `counts` is an int64 array.
+//
+// Returns the indices of entries that have a gradient but no states yet, having written nothing
+// then; empty once the step is done.
+std::vector<std::size_t> gather_and_step(const pybind11::tuple& entries,
+                                         const pybind11::object& gradients,
+                                         const pybind11::object& counts, bool clear_grad,
+                                         int threads);
+
+}  // namespace roofstep

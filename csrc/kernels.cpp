@@ -1,0 +1,134 @@
+// The only loop: load, clip, decay, rule, store. Compiled once per ISA (ROOFSTEP_ISA names it).
+#include "kernels.hpp"
+
+#include <new>
+#include <utility>
+
+namespace roofstep {
+namespace ROOFSTEP_ISA {
+
+#include "arithmetic.hpp"
+#include "rules.hpp"
+
+enum class Coupled { none, l2, l1 };
+
+// The states are a pack of named pointers: over an array of pointers gcc leaves the loop scalar.
+// An option that is off does no arithmetic: 0 * inf would be NaN.
+template <Coupled coupled, bool decoupled, class T, class Closure, class... State>
+[[gnu::always_inline]] inline void update(const Closure& rule, const Prepared& prepared,
+                                          const Run& run, T* __restrict param,
+                                          const T* __restrict grad, State* __restrict... state) {
+  const T scale = T(run.scale), clip_min = T(run.clip_min), clip_max = T(run.clip_max);
+  const T rate = T(prepared.rate), decay = T(prepared.decay);
+  const T l1 = T(prepared.l1), l2 = T(prepared.l2);
+  const std::size_t n = run.n;
+#pragma omp simd
+  for (std::size_t i = 0; i < n; ++i) {
+    const T p = param[i];
+    T g = clamp(scale * grad[i], clip_min, clip_max);
+    if constexpr (coupled == Coupled::l2) g = g + l2 * p;
+    if constexpr (coupled == Coupled::l1) g = g + l1 * sign(p);
+    T direction = rule(g, state[i]...);
+    if constexpr (decoupled) direction = direction + decay * p;
+    param[i] = p - rate * direction;
+  }
+}
+
+template <class R, class T>
+using Closure = decltype(R{}.template at<T>(1));
+
+template <class R, class T, Coupled coupled, bool decoupled, std::size_t... I>
+void loop(const Prepared& prepared, const Run& run) {
+  const void* closure = prepared.closure;
+  update<coupled, decoupled>(*static_cast<const Closure<R, T>*>(closure), prepared, run,
+                             static_cast<T*>(run.param), static_cast<const T*>(run.grad),
+                             static_cast<T*>(run.states[I])...);
+}
+
+template <class R, class T, Coupled coupled, std::size_t... I>
+auto pick(bool decoupled) {
+  return decoupled ? loop<R, T, coupled, true, I...> : loop<R, T, coupled, false, I...>;
+}
+
+template <class R, class T, std::size_t... I>
+void prepare(const Hyper& hyper, std::int64_t t, Prepared& out) {
+  R rule;
+  static_assert(R::fields.count <= max_fields && R::states.count <= max_states);
+  __builtin_memcpy(static_cast<void*>(&rule), hyper.fields, R::fields.count * sizeof(double));
+  static_assert(sizeof(Closure<R, T>) <= sizeof(out.closure));
+  new (out.closure) Closure<R, T>(rule.template at<T>(t));
+  out.rate = hyper.learning_rate;
+  out.l1 = hyper.l1;
+  out.l2 = hyper.l2;
+  out.decay = hyper.decay;
+  const bool decoupled = hyper.decay != 0;
+  out.loop = hyper.l2 != 0   ? pick<R, T, Coupled::l2, I...>(decoupled)
+             : hyper.l1 != 0 ? pick<R, T, Coupled::l1, I...>(decoupled)
+                             : pick<R, T, Coupled::none, I...>(decoupled);
+}
+
+template <class R, std::size_t... I>
+constexpr Rule describe(std::index_sequence<I...>) {
+  Rule rule{R::name, R::fields.count, R::states.count, {}, {},
+            {prepare<R, float, I...>, prepare<R, double, I...>}};
+  for (int i = 0; i < R::fields.count; ++i) rule.fields[i] = R::fields.items[i];
+  for (int i = 0; i < R::states.count; ++i) rule.states[i] = R::states.items[i];
+  return rule;
+}
+
+template <class... R>
+struct Table {
+  static constexpr Rule rules[] = {describe<R>(std::make_index_sequence<R::states.count>{})...};
+};
+template <class... R>
+Table<R...> table_of(List<R...>);
+using AllRules = decltype(table_of(All{}));
+
+// Lane j adds up the squares of elements j, j + 64, ...; the lanes are then added as a tree. The
+// shape is the same for every ISA, and so are the bits.
+template <class Sum, class T>
+Sum add_squares(const T* __restrict values, std::size_t n, Sum factor) {
+  constexpr std::size_t lanes = 64;
+  Sum lane[lanes] = {};
+  const std::size_t whole = n - n % lanes;
+  for (std::size_t i = 0; i < whole; i += lanes) {
+#pragma omp simd
+    for (std::size_t j = 0; j < lanes; ++j) {
+      const Sum x = factor * values[i + j];
+      lane[j] += x * x;
+    }
+  }
+  for (std::size_t j = 0; j < n - whole; ++j) {
+    const Sum x = factor * values[whole + j];
+    lane[j] += x * x;
+  }
+  for (std::size_t half = lanes / 2; half; half /= 2) {
+    for (std::size_t j = 0; j < half; ++j) lane[j] += lane[j + half];
+  }
+  return lane[0];
+}
+
+// float32 sums are free beside the memory; where they lose bits, float64 takes the block over.
+BlockSum sum_squares_f32(const void* values, std::size_t n) {
+  const float* x = static_cast<const float*>(values);
+  const double sum = add_squares<float>(x, n, 1);
+  if (sum > 1e-25 && sum < 1e37) return {sum, 0};
+  return {add_squares<double>(x, n, 1), 0};
+}
+
+BlockSum sum_squares_f64(const void* values, std::size_t n) {
+  const double* x = static_cast<const double*>(values);
+  const double sum = add_squares<double>(x, n, 1);
+  if (sum > 1e-290 && sum < 1e290) return {sum, 0};
+  if (sum <= 1e-290) return {add_squares<double>(x, n, 0x1p600), -1};
+  return {add_squares<double>(x, n, 0x1p-600), 1};
+}
+
+extern const Kernels kernels;
+const Kernels kernels{ROOFSTEP_ISA_NAME,
+                      sizeof(AllRules::rules) / sizeof(Rule),
+                      AllRules::rules,
+                      {sum_squares_f32, sum_squares_f64}};
+
+}  // namespace ROOFSTEP_ISA
+}  // namespace roofstep

@@ -1,0 +1,64 @@
+// The seam between the engine and the kernels: plain structs, and one table of functions per ISA.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace roofstep {
+
+constexpr int max_fields = 8;
+constexpr int max_states = 4;
+
+// The unit of the norm: its shape is part of the promised bits, so it never changes.
+constexpr std::size_t block_size = 4096;
+
+enum class Dtype { f32, f64 };
+constexpr int dtypes = 2;
+
+// The constants of one rule at one step, in the parameter's dtype: a closure behind a plain face.
+struct Prepared {
+  void (*loop)(const Prepared&, const struct Run&);
+  double rate, l1, l2, decay;
+  alignas(16) unsigned char closure[128];
+};
+
+// What a rule is told; `fields` stand in the order of the rule's own names.
+struct Hyper {
+  double fields[max_fields];
+  double learning_rate;
+  double l1, l2;  // coupled decay: l1 * sign(p) or l2 * p is added to the gradient
+  double decay;   // decoupled decay: decay * p is added to the direction
+};
+
+// A run of n adjacent elements of one parameter, its gradient and its states.
+struct Run {
+  void* param;
+  const void* grad;
+  void* states[max_states];
+  std::size_t n;
+  double scale, clip_min, clip_max;
+};
+
+// The sum of squares of one block, being value * 2**(1200 * exponent): float64 has no room for the
+// squares of its own largest and smallest numbers.
+struct BlockSum {
+  double value;
+  int exponent;
+};
+
+struct Rule {
+  const char* name;
+  int field_count, state_count;
+  const char* fields[max_fields];
+  const char* states[max_states];
+  void (*prepare[dtypes])(const Hyper&, std::int64_t t, Prepared&);
+};
+
+struct Kernels {
+  const char* isa;
+  int rule_count;
+  const Rule* rules;
+  BlockSum (*sum_squares[dtypes])(const void* values, std::size_t n);  // of one block at most
+};
+
+}  // namespace roofstep

@@ -1,0 +1,79 @@
+// The Python door: a table of contents.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdlib>
+#include <stdexcept>
+
+#include "arrays.hpp"
+#include "dispatch.hpp"
+#include "engine.hpp"
+#include "gather.hpp"
+
+namespace py = pybind11;
+using namespace py::literals;
+using namespace roofstep;
+
+namespace {
+
+constexpr double infinity = std::numeric_limits<double>::infinity();
+
+void select_from_environment() {
+  const char* name = std::getenv("ROOFSTEP_ISA");
+  try {
+    select_isa(name ? name : "");
+  } catch (const std::invalid_argument& error) {
+    throw py::import_error(std::string("ROOFSTEP_ISA: ") + error.what() +
+                           "; set one of these, or unset it for the best");
+  }
+}
+
+py::dict rules() {
+  const auto names = [](const char* const* items, int count) {
+    py::tuple tuple(count);
+    for (int i = 0; i < count; ++i) tuple[i] = items[i];
+    return tuple;
+  };
+  py::dict rules;
+  for (int i = 0; i < kernels().rule_count; ++i) {
+    const Rule& rule = kernels().rules[i];
+    rules[rule.name] = py::make_tuple(names(rule.fields, rule.field_count),
+                                      names(rule.states, rule.state_count));
+  }
+  return rules;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "Fused update kernels over arrays; the Python package around it is the public face.";
+  import_numpy();
+  select_from_environment();
+
+  m.attr("version") = ROOFSTEP_VERSION;
+  m.attr("compiler") = ROOFSTEP_COMPILER;
+  m.attr("openmp_version") = openmp_version();
+  m.def("max_threads", max_threads, "How many threads OpenMP would use.");
+  m.def("isas", available_isas, "The ISAs that this CPU can run, best first.");
+  m.def("isa", [] { return kernels().isa; }, "The ISA in use.");
+  m.def("set_isa", select_isa, "name"_a, "Uses another of isas(): for tests and benchmarks.");
+  m.def("rules", rules, "The update rules: name -> (fields, states).");
+
+  py::class_<Settings>(m, "Settings", "What a step does to the parameters of one kind.")
+      .def(py::init(&make_settings), "rule"_a, "fields"_a, py::kw_only(), "l1"_a = 0.0,
+           "l2"_a = 0.0, "decay"_a = 0.0, "scale"_a = 1.0, "clip_min"_a = -infinity,
+           "clip_max"_a = infinity)
+      .def_property(
+          "learning_rate", [](const Settings& s) { return s.hyper.learning_rate; },
+          [](Settings& s, double value) { s.hyper.learning_rate = value; });
+
+  py::class_<Norm>(m, "Norm", "One L2 norm over gradients, and its limit.")
+      .def(py::init([](double limit) { return Norm{limit}; }), "limit"_a)
+      .def_readonly("limit", &Norm::limit)
+      .def_readonly("value", &Norm::value, "The norm before clipping in the last step.");
+
+  m.def("check_parameter", check_parameter, "array"_a, "name"_a,
+        "Raises, naming the parameter, unless the array could be stepped in place.");
+  m.def("step", gather_and_step, "entries"_a, "gradients"_a, "counts"_a, "clear_grad"_a,
+        "threads"_a, "Steps every entry that has a gradient; see gather.hpp.");
+}

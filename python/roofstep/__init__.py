@@ -1,0 +1,31 @@
+"""The optimizer step on CPUs: the paddle.optimizer API over fused SIMD kernels."""
+
+from roofstep import lr
+from roofstep._core import version as __version__
+from roofstep.clip import ClipGradBase, ClipGradByGlobalNorm, ClipGradByNorm, ClipGradByValue
+from roofstep.optimizer import Optimizer
+from roofstep.optimizers import SGD, Adam, AdamW, Momentum
+from roofstep.parameter import ParamAttr, Parameter
+from roofstep.regularizer import L1Decay, L2Decay, WeightDecayRegularizer
+from roofstep.threads import get_num_threads, set_num_threads
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "ClipGradBase",
+    "ClipGradByGlobalNorm",
+    "ClipGradByNorm",
+    "ClipGradByValue",
+    "L1Decay",
+    "L2Decay",
+    "Momentum",
+    "Optimizer",
+    "ParamAttr",
+    "Parameter",
+    "WeightDecayRegularizer",
+    "__version__",
+    "get_num_threads",
+    "lr",
+    "set_num_threads",
+]

@@ -1,0 +1,47 @@
+"""Types of the compiled module: the fused update kernels."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+version: str
+compiler: str
+openmp_version: int
+
+def max_threads() -> int: ...
+def isas() -> list[str]: ...
+def isa() -> str: ...
+def set_isa(name: str) -> None: ...
+def rules() -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]: ...
+
+class Settings:
+    learning_rate: float
+    def __init__(
+        self,
+        rule: str,
+        fields: dict[str, Any],
+        *,
+        l1: float = ...,
+        l2: float = ...,
+        decay: float = ...,
+        scale: float = ...,
+        clip_min: float = ...,
+        clip_max: float = ...,
+    ) -> None: ...
+
+class Norm:
+    def __init__(self, limit: float) -> None: ...
+    @property
+    def limit(self) -> float: ...
+    @property
+    def value(self) -> float: ...
+
+def check_parameter(array: object, name: str) -> None: ...
+def step(
+    entries: tuple[tuple[Any, ...], ...],
+    gradients: tuple[Any, ...] | None,
+    counts: NDArray[np.int64],
+    clear_grad: bool,
+    threads: int,
+) -> list[int]: ...

@@ -1,0 +1,638 @@
+"""The Optimizer base class: parameters, groups, states, and the one way a step takes."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from roofstep import _core, checks, groups, state, threads
+from roofstep.clip import ClipGradBase
+from roofstep.parameter import Parameter
+from roofstep.regularizer import as_regularizer
+
+Array = np.ndarray[Any, Any]
+Pair = tuple[Parameter, Array]
+Which = Iterable[Parameter | Array | str]
+
+_RULES = _core.rules()
+
+
+@dataclass
+class _Kind:
+    """Parameters that a step treats alike; only their learning rate changes from step to step."""
+
+    settings: _core.Settings
+    group: dict[str, Any]
+    multiplier: float
+
+
+@dataclass
+class _Plan:
+    """What the groups come to for the kernels, made anew when a setting changes."""
+
+    entries: tuple[tuple[Any, ...], ...]
+    states: tuple[tuple[str, ...], ...]  # the names of the states of each entry
+    kinds: list[_Kind]
+    norms: list[_core.Norm]
+    made_from: list[Any]
+
+
+class Optimizer:
+    """What all optimizers share; a subclass says which rule steps and which settings it takes.
+
+    A step clips the gradients, decays, and updates, in this order and in one pass over the memory.
+    Parameters without a gradient are left as they are, states and step counts included. Everything
+    is checked before the first byte is written.
+
+    Args:
+        learning_rate: a number >= 0, or a schedule: an object that gives the rate when called and
+            moves on by ``step()``, such as those of `roofstep.lr`. The user steps the schedule.
+        parameters: a list or tuple of `Parameter` (or of bare NumPy arrays, which are wrapped); or
+            of groups, dicts with ``params`` and, where they differ from the optimizer's,
+            ``learning_rate`` (a factor), ``weight_decay``, ``grad_clip`` and the rule's own
+            settings. In a group an absent key means the optimizer's value, None means none. None
+            leaves the parameters to `minimize` or `apply_gradients`.
+        weight_decay: a number (L2), `L1Decay`, `L2Decay`, or None. It is added to the gradient
+            after clipping; a parameter's own regularizer wins over it.
+        grad_clip: `ClipGradByGlobalNorm`, `ClipGradByNorm`, `ClipGradByValue`, or None. Parameters
+            with ``need_clip=False`` are left out.
+        name: shown in the repr.
+
+    Attributes:
+        param_groups: the groups with the settings in force, a list of dicts. Settings may be
+            edited; they are checked and take effect at the next step.
+
+    Raises:
+        TypeError: an argument is of another type.
+        ValueError: a value is out of range, parameters are empty or twice there, a group has an
+            unknown key, or a parameter cannot be stepped in place.
+    """
+
+    # The rule's own settings, all of which a group may set, and how each is checked.
+    _settings: ClassVar[dict[str, checks.Check]] = {}
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.001,
+        parameters: Iterable[Any] | None = None,
+        weight_decay: Any = None,
+        grad_clip: ClipGradBase | None = None,
+        name: str | None = None,
+        **settings: Any,
+    ) -> None:
+        self._learning_rate = _check_learning_rate(learning_rate)
+        self._name = name
+        self._defaults: dict[str, Any] = {
+            "learning_rate": 1.0,
+            "weight_decay": weight_decay,
+            "grad_clip": grad_clip,
+            **settings,
+        }
+        self._defaults = self._complete({})
+        self.param_groups: list[dict[str, Any]] = []
+        self._parameters: dict[str, Parameter] = {}
+        self._states: dict[str, dict[str, Array]] = {}
+        self._counts = np.zeros(0, np.int64)
+        self._plan: _Plan | None = None
+        self._norms: list[_core.Norm] | None = None
+        if parameters is not None:
+            self._add(parameters)
+
+    def __repr__(self) -> str:
+        settings = {**self._defaults, "learning_rate": self._learning_rate}
+        settings |= {"name": self._name} if self._name is not None else {}
+        listed = ", ".join(f"{key}={value!r}" for key, value in settings.items())
+        return f"{type(self).__name__}({listed}, {len(self._parameters)} parameters)"
+
+    # What a subclass says.
+
+    def _rule(self, group: Mapping[str, Any]) -> str:
+        """The name of the group's rule in csrc/rules.hpp."""
+        raise NotImplementedError(
+            f"{type(self).__name__} has no update rule; use a subclass such as roofstep.Adam"
+        )
+
+    def _check_decay(self, name: str, value: Any) -> Any:
+        return as_regularizer(name, value)
+
+    def _decays(
+        self, group: Mapping[str, Any], name: str, parameter: Parameter
+    ) -> tuple[float, float, float]:
+        """The coefficients l1 and l2 of coupled decay, and that of decoupled decay."""
+        regularizer = parameter.regularizer or group["weight_decay"]
+        return (regularizer.l1, regularizer.l2, 0.0) if regularizer else (0.0, 0.0, 0.0)
+
+    def _multiplier(self, parameter: Parameter) -> float:
+        """The parameter's own factor on the learning rate."""
+        return parameter.learning_rate
+
+    # Parameters and groups.
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """All parameters in the order given; a bare array is here as its `Parameter`."""
+        return tuple(self._parameters.values())
+
+    def _complete(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        """The group with what it leaves out, every setting checked."""
+        complete = {**self._defaults, **group}
+        for key, value in complete.items():
+            if key == "learning_rate":
+                complete[key] = checks.non_negative("learning_rate of a group", value)
+            elif key == "weight_decay":
+                complete[key] = self._check_decay(key, value)
+            elif key == "grad_clip":
+                complete[key] = _check_clip(value)
+            elif key in self._settings:
+                complete[key] = self._settings[key](key, value)
+            elif key != "params":
+                known = ("params", "learning_rate", "weight_decay", "grad_clip", *self._settings)
+                raise ValueError(
+                    f"{key!r} is no setting of {type(self).__name__}, whose groups take "
+                    f"{', '.join(known)}; remove it or correct its spelling"
+                )
+        return complete
+
+    def _add(self, parameters: Iterable[Any]) -> None:
+        new_groups = [self._complete(group) for group in groups.read(parameters)]
+        owners = {id(p.data): name for name, p in self._parameters.items()}
+        added: dict[str, Parameter] = {}
+        for parameter in (p for group in new_groups for p in group["params"]):
+            name = parameter.name or f"param_{len(self._parameters) + len(added)}"
+            if id(parameter.data) in owners:
+                raise ValueError(
+                    f"parameter {name!r} is there twice, first as {owners[id(parameter.data)]!r}; "
+                    f"give each parameter once, in one group"
+                )
+            if name in added or name in self._parameters:
+                raise ValueError(
+                    f"parameter {name!r}: another parameter has this name; states are kept by "
+                    f"name, so give each one of its own"
+                )
+            _core.check_parameter(parameter.data, name)
+            owners[id(parameter.data)] = name
+            added[name] = parameter
+        self._parameters.update(added)
+        self._counts = np.concatenate([self._counts, np.zeros(len(added), np.int64)])
+        self.param_groups += new_groups
+        self._plan = None
+
+    # The step.
+
+    def step(self, clear_grad: bool = False) -> None:
+        """Update every parameter that has a gradient, in place.
+
+        Args:
+            clear_grad: also zero the gradients, in the same pass over the memory; they stay as
+                buffers. (The method `clear_grad` drops them instead.)
+
+        Raises:
+            TypeError, ValueError: there are no parameters, a setting was edited to a bad value, the
+                schedule gives no finite rate, a parameter or gradient cannot be used, or memory
+                overlaps. Nothing has been written then.
+        """
+        self._step(None, checks.flag("clear_grad", clear_grad))
+
+    def _step(self, gradients: tuple[Array | None, ...] | None, clear_grad: bool = False) -> None:
+        """Step by the gradients given, one or None for each parameter, or by their own `.grad`."""
+        if not self._parameters:
+            raise ValueError(
+                f"{type(self).__name__} has no parameters to step; pass parameters=[...] to it, "
+                f"or to minimize()"
+            )
+        while True:
+            plan = self._current_plan()
+            learning_rate = self.get_lr()
+            for kind in plan.kinds:
+                factor = checks.non_negative("learning_rate of a group", kind.group["learning_rate"])
+                kind.settings.learning_rate = learning_rate * factor * kind.multiplier
+            missing = _core.step(
+                plan.entries, gradients, self._counts, clear_grad, threads.get_num_threads()
+            )
+            if not missing:
+                break
+            self._create_states(plan, missing)
+        self._norms = plan.norms
+
+    @property
+    def last_grad_norm(self) -> float | None:
+        """The L2 norm of the gradients in the last step, before clipping.
+
+        It is that over all gradients of which the step took a norm to clip them; None if it took
+        none, or before the first step. ``ClipGradByGlobalNorm(math.inf)`` measures and never clips.
+        """
+        if not self._norms:
+            return None
+        values = [norm.value for norm in self._norms]
+        return values[0] if len(values) == 1 else math.hypot(*values)
+
+    def _current_plan(self) -> _Plan:
+        made_from = self._made_from()
+        if (
+            self._plan is None
+            or len(made_from) != len(self._plan.made_from)
+            or not all(map(operator.is_, made_from, self._plan.made_from))
+        ):
+            for group in self.param_groups:
+                group.update(self._complete(group))
+            self._plan = self._make_plan()
+        return self._plan
+
+    def _made_from(self) -> list[Any]:
+        """All that a plan depends on; a group's learning rate is read at every step anyway."""
+        settings = [
+            value
+            for group in self.param_groups
+            for key, value in group.items()
+            if key not in ("params", "learning_rate")
+        ]
+        return [Parameter.revision, *settings]
+
+    def _make_plan(self) -> _Plan:
+        entries, states = [], []
+        kinds: dict[tuple[Any, ...], _Kind] = {}
+        shared_norms: dict[ClipGradBase, _core.Norm] = {}
+        norms: dict[int, _core.Norm] = {}
+        names = iter(self._parameters)
+        for group in self.param_groups:
+            rule = self._rule(group)
+            rule_states = _RULES[rule][1]
+            for parameter in group["params"]:
+                name = next(names)
+                states.append(rule_states)
+                if not parameter.trainable:
+                    entries.append((name, parameter, None, None, None))
+                    continue
+                clip = group["grad_clip"] if parameter.need_clip else None
+                norm = clip.norm(shared_norms) if clip else None
+                if norm is not None:
+                    norms[id(norm)] = norm
+                l1, l2, decay = self._decays(group, name, parameter)
+                low, high = clip.bounds if clip else ClipGradBase.bounds
+                multiplier = self._multiplier(parameter)
+                key = (id(group), l1, l2, decay, low, high, multiplier)
+                if key not in kinds:
+                    settings = _core.Settings(
+                        rule,
+                        group,
+                        l1=l1,
+                        l2=l2,
+                        decay=decay,
+                        scale=group.get("rescale_grad", 1.0),
+                        clip_min=low,
+                        clip_max=high,
+                    )
+                    kinds[key] = _Kind(settings, group, multiplier)
+                own = self._states.get(name, {})
+                held = tuple(own[s] for s in rule_states) if {*rule_states} <= {*own} else None
+                entries.append((name, parameter, kinds[key].settings, norm, held))
+        return _Plan(
+            tuple(entries),
+            tuple(states),
+            list(kinds.values()),
+            list(norms.values()),
+            self._made_from(),
+        )
+
+    def _create_states(self, plan: _Plan, indices: Sequence[int]) -> None:
+        """Zeroed states for parameters that have their first gradient."""
+        wanted = [
+            (s, name, parameter.data)
+            for i in indices
+            for name, parameter, *_ in [plan.entries[i]]
+            for s in plan.states[i]
+            if s not in self._states.get(name, {})
+        ]
+        wanted.sort(key=operator.itemgetter(0))  # by state: a pass then reads long runs
+        for (s, name, _), array in zip(wanted, state.zeros(w[2] for w in wanted), strict=True):
+            self._states.setdefault(name, {})[s] = array
+        self._plan = None
+
+    # Gradients.
+
+    def backward(
+        self,
+        loss: Any,
+        startup_program: None = None,
+        parameters: Which | None = None,
+        no_grad_set: Which | None = None,
+        callbacks: None = None,
+    ) -> list[Pair]:
+        """The gradients of a loss, as `minimize` gets them: a list of (parameter, gradient).
+
+        Gradients that it lets a loss compute stay on the parameters.
+
+        Args:
+            loss, parameters, no_grad_set: see `minimize`.
+            startup_program, callbacks: of static graphs; None.
+
+        Raises:
+            TypeError, ValueError: see `minimize`.
+        """
+        _only_none(startup_program=startup_program, callbacks=callbacks)
+        return self._differentiate(loss, parameters, no_grad_set)[0]
+
+    def apply_gradients(self, params_grads: Iterable[tuple[Any, Array | None]]) -> list[Any]:
+        """Clip, decay and update by these gradients, whatever `.grad` holds.
+
+        Args:
+            params_grads: pairs of a parameter (or its array, or its name) and its gradient;
+                parameters that are not named, or with None, are left as they are. An optimizer
+                without parameters takes those of the pairs.
+
+        Returns:
+            An empty list, where static graphs return operators.
+
+        Raises:
+            TypeError, ValueError: a pair names no parameter of this optimizer or one twice, and as
+                `step`. Nothing has been written then.
+        """
+        pairs = list(params_grads)
+        if not self._parameters and pairs:
+            self._add([which for which, _ in pairs])
+        index = self._index()
+        gradients: list[Array | None] = [None] * len(self._parameters)
+        seen = set()
+        for which, gradient in pairs:
+            position = _find(index, which)
+            if position in seen:
+                name = tuple(self._parameters)[position]
+                raise ValueError(
+                    f"parameter {name!r} has two gradients among the pairs; add them up first"
+                )
+            seen.add(position)
+            gradients[position] = gradient
+        self._step(tuple(gradients))
+        return []
+
+    def minimize(
+        self,
+        loss: Any,
+        startup_program: None = None,
+        parameters: Which | None = None,
+        no_grad_set: Which | None = None,
+    ) -> tuple[list[Any], list[Pair]]:
+        """Get the gradients of a loss and step by them.
+
+        Args:
+            loss: a callable, which is called and returns ``loss``, having set the gradients, or
+                ``(loss, gradients)``, a list in the order of the parameters or a dict by name; or a
+                loss with ``.backward()``, which is called when no parameter holds a gradient; or
+                any loss whose gradients are on the parameters already.
+            startup_program: of static graphs; None.
+            parameters: only these, given as parameters, arrays or names, are updated. An optimizer
+                made without parameters takes them for good.
+            no_grad_set: these are not updated.
+
+        Returns:
+            ``(optimize_ops, params_grads)``: an empty list, and the pairs of the update. Gradients
+            that came about by calling ``loss`` or its ``backward`` are dropped from the parameters
+            after the update, so that none is used twice; the pairs keep them.
+
+        Raises:
+            TypeError, ValueError: there is no gradient, a name is unknown, and as `step`. Nothing
+                has been written then.
+
+        Example:
+            >>> import numpy as np, roofstep
+            >>> w = roofstep.Parameter(np.array([3.0]))
+            >>> opt = roofstep.SGD(0.25, [w])
+            >>> for _ in range(3):
+            ...     _ = opt.minimize(lambda: ((w.data**2).sum(), [2 * w.data]))
+            >>> w.data
+            array([0.375])
+        """
+        _only_none(startup_program=startup_program)
+        pairs, obtained = self._differentiate(loss, parameters, no_grad_set)
+        try:
+            self.apply_gradients(pairs)
+        finally:
+            if obtained:
+                self.clear_grad()
+        return [], pairs
+
+    def _differentiate(
+        self, loss: Any, parameters: Which | None, no_grad_set: Which | None
+    ) -> tuple[list[Pair], bool]:
+        """The pairs, and whether this call has put the gradients on the parameters."""
+        if parameters is not None:
+            parameters = list(parameters)
+            if not self._parameters:
+                self._add(parameters)
+        index = self._index()
+        chosen = {*index.values()} if parameters is None else {_find(index, p) for p in parameters}
+        chosen -= {_find(index, which) for which in no_grad_set or ()}
+
+        gradients, obtained = None, callable(loss)
+        if callable(loss):
+            loss = loss()
+            if isinstance(loss, tuple):
+                loss, gradients = loss
+        if gradients is not None:
+            found = self._by_position(gradients)
+            obtained = False
+        else:
+            if all(g is None for g in self._own_gradients()) and hasattr(loss, "backward"):
+                loss.backward()
+                obtained = True
+            found = self._own_gradients()
+        pairs = [
+            (p, g)
+            for i, (p, g) in enumerate(zip(self.parameters, found, strict=True))
+            if g is not None and i in chosen and p.trainable
+        ]
+        if not pairs:
+            raise ValueError(
+                "loss: no parameter to be updated has a gradient; set p.grad first, pass a loss "
+                "with .backward(), or a function that returns (loss, gradients)"
+            )
+        return pairs, obtained
+
+    def _own_gradients(self) -> list[Array | None]:
+        return [parameter.grad for parameter in self._parameters.values()]
+
+    def _by_position(self, gradients: Any) -> list[Array | None]:
+        if isinstance(gradients, Mapping):
+            index = self._index()
+            found: list[Array | None] = [None] * len(self._parameters)
+            for which, gradient in gradients.items():
+                found[_find(index, which)] = gradient
+            return found
+        if not isinstance(gradients, (list, tuple)) or len(gradients) != len(self._parameters):
+            raise ValueError(
+                f"gradients of loss(): expected a list of {len(self._parameters)}, one or None for "
+                f"each parameter, or a dict by name, got {type(gradients).__name__}; "
+                f"return (loss, [gradient, ...])"
+            )
+        return list(gradients)
+
+    def _index(self) -> dict[Any, int]:
+        """Positions by all that a parameter is called: itself, its array, its name."""
+        index: dict[Any, int] = {}
+        for i, (name, parameter) in enumerate(self._parameters.items()):
+            index |= {name: i, id(parameter): i, id(parameter.data): i}
+        return index
+
+    def clear_grad(self, set_to_zero: bool = False) -> None:
+        """Drop the gradients, so that no later step can use them again.
+
+        Args:
+            set_to_zero: keep the arrays and fill them with zeros instead. A later step then still
+                moves whatever has momentum.
+        """
+        for parameter in self._parameters.values():
+            if set_to_zero and parameter.grad is not None:
+                parameter.grad[...] = 0
+            elif not set_to_zero:
+                parameter.grad = None
+
+    # The learning rate.
+
+    def get_lr(self) -> float:
+        """The learning rate of the next step: the number, or what the schedule gives now."""
+        if callable(self._learning_rate):
+            return checks.non_negative("learning_rate of the schedule", self._learning_rate())
+        return self._learning_rate
+
+    def set_lr(self, value: float) -> None:
+        """Set the learning rate of later steps.
+
+        Raises:
+            TypeError, ValueError: ``value`` is no number >= 0.
+            RuntimeError: a schedule is in use, which would overrule the number.
+        """
+        if callable(self._learning_rate):
+            raise RuntimeError(
+                f"set_lr: the schedule {self._learning_rate!r} is in use and would overrule the "
+                f"number; change the schedule, or give another to set_lr_scheduler()"
+            )
+        self._learning_rate = checks.non_negative("value", value)
+
+    def set_lr_scheduler(self, scheduler: Callable[[], float]) -> None:
+        """Take the learning rate from this schedule, in place of the number or schedule so far.
+
+        Raises:
+            TypeError: it does not give a rate when called and move on by ``step()``.
+        """
+        if not _is_schedule(scheduler):
+            raise TypeError(
+                f"scheduler: expected a schedule such as roofstep.lr.StepDecay, "
+                f"got {scheduler!r}; for a number use set_lr()"
+            )
+        self._learning_rate = scheduler
+
+    # The state.
+
+    def state_dict(self) -> dict[str, Any]:
+        """Copies of all states and step counts, and the state of the schedule.
+
+        Returns:
+            ``{parameter}_{state}_0`` and ``{parameter}_step_0`` for every parameter that has been
+            stepped, ``LR_Scheduler`` if a schedule is in use.
+        """
+        saved: dict[str, Any] = {}
+        plan = self._current_plan()
+        for name, rule_states, count in zip(
+            self._parameters, plan.states, self._counts, strict=True
+        ):
+            if count:
+                for s in rule_states:
+                    saved[state.key(name, s)] = self._states[name][s].copy()
+                saved[state.key(name, "step")] = np.array(count)
+        if hasattr(self._learning_rate, "state_dict"):
+            saved["LR_Scheduler"] = self._learning_rate.state_dict()
+        return saved
+
+    def set_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned, so that training goes on bit for bit.
+
+        Parameters of which it says nothing begin anew.
+
+        Args:
+            state_dict: arrays by name; any counter may stand at the end of a name.
+
+        Raises:
+            ValueError: names, shapes or dtypes do not fit; the message lists all that do not, and
+                nothing has been changed.
+        """
+        entries = {key: value for key, value in state_dict.items() if key != "LR_Scheduler"}
+        plan = self._current_plan()
+        wanted = {
+            name: (parameter.data, rule_states)
+            for (name, parameter), rule_states in zip(
+                self._parameters.items(), plan.states, strict=True
+            )
+        }
+        states, steps, problems = state.match(entries, wanted)
+        has_schedule = hasattr(self._learning_rate, "set_state_dict")
+        if has_schedule and "LR_Scheduler" not in state_dict:
+            problems.append("'LR_Scheduler' is missing, and a schedule is in use")
+        elif not has_schedule and "LR_Scheduler" in state_dict:
+            problems.append("'LR_Scheduler' is there, and no schedule is in use")
+        if problems:
+            raise ValueError(
+                "state_dict does not fit this optimizer, and nothing was changed:\n  "
+                + "\n  ".join(problems)
+            )
+        loaded = [(n, s, array) for n, named in states.items() for s, array in named.items()]
+        memory = state.zeros(self._parameters[n].data for n, _, _ in loaded)
+        new_states: dict[str, dict[str, Array]] = {}
+        for (name, s, array), own in zip(loaded, memory, strict=True):
+            own[...] = array
+            new_states.setdefault(name, {})[s] = own
+        if has_schedule:
+            self._learning_rate.set_state_dict(state_dict["LR_Scheduler"])
+        self._states = new_states
+        self._counts = np.array([steps.get(name, 0) for name in self._parameters], np.int64)
+        self._plan = None
+
+    clear_gradients = clear_grad
+    load_state_dict = set_state_dict
+
+
+def _is_schedule(value: Any) -> bool:
+    return callable(value) and callable(getattr(value, "step", None))
+
+
+def _check_learning_rate(value: Any) -> Any:
+    if _is_schedule(value):
+        return value
+    if callable(value):
+        raise TypeError(
+            f"learning_rate: expected a number or a schedule, got the function {value!r}; "
+            f"wrap it, as in roofstep.lr.LambdaDecay(base, function)"
+        )
+    return checks.non_negative("learning_rate", value)
+
+
+def _check_clip(value: Any) -> ClipGradBase | None:
+    if value is not None and not isinstance(value, ClipGradBase):
+        raise TypeError(
+            f"grad_clip: expected None, ClipGradByGlobalNorm, ClipGradByNorm or ClipGradByValue, "
+            f"got {value!r}; a global norm of 1 is roofstep.ClipGradByGlobalNorm(1.0)"
+        )
+    return value
+
+
+def _only_none(**arguments: object) -> None:
+    for name, value in arguments.items():
+        if value is not None:
+            raise ValueError(
+                f"{name}: expected None, got {value!r}; it belongs to static graphs, leave it out"
+            )
+
+
+def _find(index: Mapping[Any, int], which: Any) -> int:
+    position = index.get(which if isinstance(which, str) else id(which))
+    if position is None:
+        known = [name for name in index if isinstance(name, str)]
+        raise ValueError(
+            f"{which!r} is no parameter of this optimizer; it has "
+            f"{', '.join(known[:8])}{', ...' if len(known) > 8 else ''}"
+        )
+    return position

@@ -1,0 +1,128 @@
+"""Parameters of training loops in plain NumPy, and the attributes that a parameter may carry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from roofstep import _core, checks
+from roofstep.regularizer import WeightDecayRegularizer, as_regularizer
+
+
+@dataclass(frozen=True)
+class ParamAttr:
+    """What sets one parameter apart from the others of its optimizer.
+
+    Args:
+        name: the parameter's name, under which its states are kept; None leaves it to the
+            parameter or the optimizer.
+        learning_rate: a factor on the optimizer's (and the group's) learning rate, >= 0.
+        regularizer: `L1Decay`, `L2Decay` or a number (L2): wins over the optimizer's
+            ``weight_decay``; None takes the optimizer's.
+        need_clip: False leaves the gradient out of ``grad_clip`` and out of its norm.
+        trainable: False leaves the parameter as it is, whatever gradient it holds.
+
+    Raises:
+        TypeError, ValueError: a value is not of the kind above.
+
+    Example:
+        >>> import numpy as np, roofstep
+        >>> attr = roofstep.ParamAttr(learning_rate=0.1, regularizer=roofstep.L2Decay(1e-4))
+        >>> roofstep.Parameter(np.zeros(3, "float32"), name="bias", attr=attr).learning_rate
+        0.1
+    """
+
+    name: str | None = None
+    learning_rate: float = 1.0
+    regularizer: WeightDecayRegularizer | float | None = None
+    need_clip: bool = True
+    trainable: bool = True
+
+    def __post_init__(self) -> None:
+        if self.name is not None and not isinstance(self.name, str):
+            raise TypeError(f"name: expected a str or None, got {self.name!r}; pass its str()")
+        checked = {
+            "learning_rate": checks.non_negative("learning_rate", self.learning_rate),
+            "regularizer": as_regularizer("regularizer", self.regularizer),
+            "need_clip": checks.flag("need_clip", self.need_clip),
+            "trainable": checks.flag("trainable", self.trainable),
+        }
+        for field, value in checked.items():
+            object.__setattr__(self, field, value)
+
+
+def _attribute(field: str, doc: str) -> Any:
+    """A field of the ParamAttr as an attribute; setting it makes every optimizer look again."""
+
+    def get(self: Parameter) -> Any:
+        return getattr(self._attr, field)
+
+    def set_(self: Parameter, value: object) -> None:
+        self._attr = replace(self._attr, **{field: value})
+        Parameter.revision += 1
+
+    return property(get, set_, doc=doc)
+
+
+class Parameter:
+    """A NumPy array that an optimizer steps in place, and its gradient.
+
+    Args:
+        data: a writable, aligned array of float32 or float64, dense in some order of its
+            dimensions (C, Fortran, any permutation). It is shared, never copied.
+        name: under which an optimizer keeps the states; wins over ``attr.name``. Without a name
+            the optimizer calls it ``param_{i}`` by its position.
+        attr: a `ParamAttr`.
+
+    Attributes:
+        data: the array. Another may be put in its place; it is read anew at every step.
+        grad: None, or an array of the same shape and dtype, of any strides.
+
+    Raises:
+        TypeError: ``data`` is no array, or ``attr`` no ParamAttr.
+        ValueError: ``data`` cannot be stepped in place; the message says why and what to do.
+
+    Example:
+        >>> import numpy as np, roofstep
+        >>> w = roofstep.Parameter(np.ones(2, "float32"), name="w")
+        >>> opt = roofstep.SGD(learning_rate=0.5, parameters=[w])
+        >>> w.grad = np.array([1.0, 2.0], "float32")
+        >>> opt.step()
+        >>> w.data
+        array([0.5, 0. ], dtype=float32)
+    """
+
+    __slots__ = ("__weakref__", "_attr", "data", "grad")
+
+    # Counts the changes of attributes in all parameters, so that an optimizer sees in one
+    # comparison a step that nothing has changed.
+    revision: ClassVar[int] = 0
+
+    data: np.ndarray[Any, Any]
+    grad: np.ndarray[Any, Any] | None
+
+    def __init__(
+        self, data: np.ndarray[Any, Any], name: str | None = None, attr: ParamAttr | None = None
+    ) -> None:
+        if attr is not None and not isinstance(attr, ParamAttr):
+            raise TypeError(f"attr: expected a ParamAttr, got {attr!r}; use ParamAttr(...)")
+        attr = attr or ParamAttr()
+        self._attr = attr if name is None else replace(attr, name=name)
+        _core.check_parameter(data, self.name or "data")
+        self.data = data
+        self.grad = None
+
+    @property
+    def name(self) -> str | None:
+        """The name given, or None."""
+        return self._attr.name
+
+    learning_rate: float = _attribute("learning_rate", "A factor on the learning rate.")
+    regularizer: WeightDecayRegularizer | None = _attribute("regularizer", "Its own decay, or None.")
+    need_clip: bool = _attribute("need_clip", "Whether its gradient is clipped and measured.")
+    trainable: bool = _attribute("trainable", "Whether a step may change it.")
+
+    def __repr__(self) -> str:
+        return f"Parameter(name={self.name!r}, shape={self.data.shape}, dtype={self.data.dtype})"
