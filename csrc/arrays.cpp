@@ -6,7 +6,7 @@
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
-#include <cstring>
+#include <cstdlib>
 #include <numeric>
 
 namespace py = pybind11;
@@ -29,17 +29,14 @@ std::string tuple_text(const Py_ssize_t* values, int count) {
   return text_of(tuple);
 }
 
-const char* name_of(Dtype dtype) { return dtype == Dtype::f32 ? "float32" : "float64"; }
-
 // The dimensions that matter, those of more than one element, outermost in memory first.
 std::vector<int> memory_order(const Array& array) {
   std::vector<int> order;
   for (int d = 0; d < array.ndim; ++d) {
     if (array.shape[d] != 1) order.push_back(d);
   }
-  std::stable_sort(order.begin(), order.end(), [&](int a, int b) {
-    return array.strides[a] > array.strides[b];
-  });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int a, int b) { return array.strides[a] > array.strides[b]; });
   return order;
 }
 
@@ -69,6 +66,8 @@ std::string text_of(const Array& array) {
 
 }  // namespace
 
+const char* name_of(Dtype dtype) { return dtype == Dtype::f32 ? "float32" : "float64"; }
+
 std::string Subject::text() const { return prefix + text_of(py::repr(name)); }
 
 void import_numpy() {
@@ -76,10 +75,19 @@ void import_numpy() {
 }
 
 Array view(PyObject* object, const Subject& subject) {
+  if (PyArray_IsScalar(object, Generic)) {
+    throw py::type_error(subject.text() + ": expected a NumPy array, got a NumPy scalar; " +
+                         "keep it an array of no dimensions with numpy.asarray(value)");
+  }
   if (!PyArray_Check(object)) {
     throw py::type_error(subject.text() + ": expected a NumPy array of float32 or float64, got " +
                          text_of(py::type::of(object).attr("__name__")) +
                          "; make one with numpy.asarray(value, dtype='float32')");
+  }
+  if (!PyArray_CheckExact(object) && py::hasattr(object, "mask")) {
+    throw py::type_error(subject.text() +
+                         ": expected an array without a mask, which a step would not see, got a "
+                         "masked array; pass array.filled(0), or its array.data");
   }
   PyArrayObject* array = reinterpret_cast<PyArrayObject*>(object);
   const int type = PyArray_TYPE(array);
@@ -90,8 +98,7 @@ Array view(PyObject* object, const Subject& subject) {
   }
   if (PyArray_ISBYTESWAPPED(array)) {
     refuse(subject, "native byte order",
-           "byte-swapped " +
-               text_of(py::repr(reinterpret_cast<PyObject*>(PyArray_DESCR(array)))),
+           "byte-swapped " + text_of(py::repr(reinterpret_cast<PyObject*>(PyArray_DESCR(array)))),
            "convert it with array.astype(array.dtype.newbyteorder('='))");
   }
   if (!PyArray_ISALIGNED(array)) {
@@ -112,8 +119,7 @@ Array view_parameter(PyObject* object, const Subject& subject) {
   const Array array = view(object, subject);
   require_writable(array, subject);
   if (!dense(array)) {
-    refuse(subject, "dense memory (contiguous in some order of its dimensions)",
-           text_of(array),
+    refuse(subject, "dense memory (contiguous in some order of its dimensions)", text_of(array),
            "pass numpy.ascontiguousarray(array)");
   }
   return array;
@@ -125,16 +131,15 @@ void match(const Array& array, const Array& param, const Subject& subject) {
            name_of(array.dtype),
            std::string("convert it with .astype('") + name_of(param.dtype) + "')");
   }
-  if (array.ndim != param.ndim ||
-      !std::equal(array.shape, array.shape + array.ndim, param.shape)) {
+  if (array.ndim != param.ndim || !std::equal(array.shape, array.shape + array.ndim, param.shape)) {
     refuse(subject, "its parameter's shape " + tuple_text(param.shape, param.ndim),
            tuple_text(array.shape, array.ndim), "reduce or reshape it to the parameter's shape");
   }
 }
 
 void match_states(const Array& param, const Array& state, const Subject& subject) {
-  const bool same_shape = param.ndim == state.ndim &&
-                          std::equal(param.shape, param.shape + param.ndim, state.shape);
+  const bool same_shape =
+      param.ndim == state.ndim && std::equal(param.shape, param.shape + param.ndim, state.shape);
   if (param.dtype != state.dtype || !same_shape || !same_layout(param, state)) {
     refuse(subject, "what its states were made for, " + text_of(state), text_of(param),
            "put back an array of that kind; after a change of strides alone, "
@@ -146,6 +151,22 @@ void require_writable(const Array& array, const Subject& subject) {
   if (!array.writable) {
     refuse(subject, "a writable array", "a read-only one",
            "pass array.copy(), or set array.flags.writeable = True");
+  }
+}
+
+void require_clearable(const Array& array, const Subject& subject) {
+  require_writable(array, subject);
+  std::vector<int> order(array.ndim);
+  std::iota(order.begin(), order.end(), 0);
+  std::sort(order.begin(), order.end(),
+            [&](int a, int b) { return std::abs(array.strides[a]) < std::abs(array.strides[b]); });
+  Py_ssize_t reach = static_cast<Py_ssize_t>(array.item_size());
+  for (const int d : order) {
+    if (array.size > 1 && array.shape[d] > 1 && std::abs(array.strides[d]) < reach) {
+      refuse(subject, "each element in its own memory, to be zeroed in the pass", text_of(array),
+             "step without clear_grad, or pass array.copy()");
+    }
+    reach += std::abs(array.strides[d]) * (array.shape[d] - 1);
   }
 }
 

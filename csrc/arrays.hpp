@@ -32,6 +32,8 @@ struct Subject {
   std::string text() const;
 };
 
+const char* name_of(Dtype dtype);
+
 // Imports the NumPy C API; throws with the Python error set.
 void import_numpy();
 
@@ -51,6 +53,9 @@ std::optional<Layout> layout_in_order_of(const Array& array, const Array& param)
 void match_states(const Array& param, const Array& state, const Subject& subject);
 
 void require_writable(const Array& array, const Subject& subject);
+
+// Throws unless the array is writable and none of its elements share memory.
+void require_clearable(const Array& array, const Subject& subject);
 
 // The memory of an int64 array of one dimension and the given size.
 std::int64_t* view_counts(PyObject* object, std::size_t size);

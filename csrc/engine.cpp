@@ -7,6 +7,7 @@
 
 #ifdef _OPENMP
 #include <omp.h>
+#include <pthread.h>
 #endif
 
 #include "floating_point.hpp"
@@ -48,7 +49,7 @@ std::vector<Place> cut(const std::vector<Tensor>& tensors) {
 // Calls work(tensor index, begin, end) for every tensor's part of every piece, on all threads.
 template <class Work>
 void for_each_part(const std::vector<Tensor>& tensors, const std::vector<Place>& places,
-                   int threads, const Work& work) {
+                   [[maybe_unused]] int threads, const Work& work) {
   const std::ptrdiff_t pieces = static_cast<std::ptrdiff_t>(places.size()) - 1;
   const auto piece = [&](std::ptrdiff_t k) {
     const Place first = places[k], last = places[k + 1];
@@ -58,16 +59,19 @@ void for_each_part(const std::vector<Tensor>& tensors, const std::vector<Place>&
       if (begin < end) work(i, begin, end);
     }
   };
-  if (threads <= 1 || pieces <= 1) {
-    for (std::ptrdiff_t k = 0; k < pieces; ++k) piece(k);
+#ifdef _OPENMP
+  const int team = static_cast<int>(std::min<std::ptrdiff_t>(threads, pieces));
+  if (team > 1) {
+#pragma omp parallel num_threads(team)
+    {
+      const DefaultFloatingPoint mode;
+#pragma omp for schedule(dynamic, 1)
+      for (std::ptrdiff_t k = 0; k < pieces; ++k) piece(k);
+    }
     return;
   }
-#pragma omp parallel num_threads(threads)
-  {
-    const DefaultFloatingPoint mode;
-#pragma omp for schedule(dynamic, 1)
-    for (std::ptrdiff_t k = 0; k < pieces; ++k) piece(k);
-  }
+#endif
+  for (std::ptrdiff_t k = 0; k < pieces; ++k) piece(k);
 }
 
 template <class Element>
@@ -223,9 +227,13 @@ void step(const Kernels& kernels, const std::vector<Tensor>& tensors, std::vecto
 #ifdef _OPENMP
 int openmp_version() { return _OPENMP; }
 int max_threads() { return omp_get_max_threads(); }
+void survive_fork() {
+  pthread_atfork([] { omp_pause_resource_all(omp_pause_hard); }, nullptr, nullptr);
+}
 #else
 int openmp_version() { return 0; }
 int max_threads() { return 1; }
+void survive_fork() {}
 #endif
 
 }  // namespace roofstep

@@ -45,4 +45,7 @@ int openmp_version();
 // How many threads OpenMP would use: CPU affinity and OMP_NUM_THREADS are in it.
 int max_threads();
 
+// Lets the pool of threads go before a fork: a child would wait for threads that it does not have.
+void survive_fork();
+
 }  // namespace roofstep

@@ -3,6 +3,7 @@
 #include "gather.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <deque>
 #include <limits>
 #include <map>
@@ -39,14 +40,32 @@ class Held {
   std::vector<PyObject*> objects_;
 };
 
+// Throws if the parameter's dtype cannot hold a setting: infinity times a zero would be NaN.
+void require_in_range(const Settings& settings, Dtype dtype, PyObject* name) {
+  const auto check = [&](const char* setting, double value) {
+    if (std::isfinite(dtype == Dtype::f32 ? static_cast<float>(value) : value)) return;
+    throw py::value_error(std::string(setting) + ": expected a number that the dtype of " +
+                          Subject{"parameter ", name}.text() + ", " + name_of(dtype) +
+                          ", can hold, got " + py::repr(py::float_(value)).cast<std::string>() +
+                          "; make it smaller");
+  };
+  const Rule& rule = kernels().rules[settings.rule];
+  for (int i = 0; i < rule.field_count; ++i) check(rule.fields[i], settings.hyper.fields[i]);
+  check("learning_rate", settings.hyper.learning_rate);
+  check("weight_decay", settings.hyper.l1 + settings.hyper.l2);
+  check("weight_decay", settings.hyper.decay);
+  check("rescale_grad", settings.scale);
+}
+
 // Two powers cost as much as a tiny tensor, and nearly all tensors share settings and step.
 class Constants {
  public:
-  const Prepared* at(const Settings& settings, Dtype dtype, std::int64_t t) {
+  const Prepared* at(const Settings& settings, Dtype dtype, std::int64_t t, PyObject* name) {
     const Key key{&settings, dtype, t};
     if (!latest_ || key != latest_key_) {
       const auto [entry, is_new] = prepared_.try_emplace(key);
       if (is_new) {
+        require_in_range(settings, dtype, name);
         kernels().rules[settings.rule].prepare[static_cast<int>(dtype)](settings.hyper, t,
                                                                         entry->second);
       }
@@ -96,22 +115,39 @@ bool overlap(const Span& a, const Span& b) {
 
 std::string text_of(const Span& span) { return Subject{span.role, span.name}.text(); }
 
-void refuse_overlaps(std::vector<Span>& spans) {
-  std::sort(spans.begin(), spans.end(),
-            [](const Span& a, const Span& b) { return a.begin < b.begin; });
-  std::vector<const Span*> open;  // those that may reach beyond where the sweep stands
-  for (const Span& span : spans) {
-    open.erase(std::remove_if(open.begin(), open.end(),
-                              [&](const Span* other) { return other->end <= span.begin; }),
-               open.end());
-    for (const Span* other : open) {
-      if ((span.written || other->written) && overlap(*other, span)) {
-        throw py::value_error(text_of(*other) + " and " + text_of(span) +
-                              " overlap in memory: a step would read what it has already "
-                              "written; give each its own memory, for example array.copy()");
+[[noreturn]] void refuse_overlap(const Span& a, const Span& b) {
+  throw py::value_error(text_of(a) + " and " + text_of(b) +
+                        " overlap in memory: a step would read what it has already written; "
+                        "give each its own memory, for example array.copy()");
+}
+
+void refuse_overlaps(const std::vector<Span>& spans) {
+  struct Start {
+    const char* begin;
+    const Span* span;
+    bool operator<(const Start& other) const { return begin < other.begin; }
+  };
+  std::vector<Start> starts;
+  starts.reserve(spans.size());
+  for (const Span& span : spans) starts.push_back({span.begin, &span});
+  if (!std::is_sorted(starts.begin(), starts.end())) std::sort(starts.begin(), starts.end());
+
+  std::vector<const Span*> open;  // those that begin before the current one and end after it
+  const char* reach = nullptr;    // the furthest end of all so far
+  for (const Start& start : starts) {
+    const Span& span = *start.span;
+    if (span.begin >= reach) {
+      open.clear();
+    } else {
+      for (const Span* other : open) {
+        const bool written = span.written || other->written;
+        if (written && other->end > span.begin && overlap(*other, span)) {
+          refuse_overlap(*other, span);
+        }
       }
     }
     open.push_back(&span);
+    reach = std::max(reach, span.end);
   }
 }
 
@@ -139,8 +175,7 @@ void read_states(const Entry& entry, const Rule& rule, const Array& param, Tenso
                          std::to_string(rule.state_count) + " states");
   }
   for (int s = 0; s < rule.state_count; ++s) {
-    const Array state =
-        view_parameter(PyTuple_GET_ITEM(entry.states, s), {state_role, entry.name});
+    const Array state = view_parameter(PyTuple_GET_ITEM(entry.states, s), {state_role, entry.name});
     match_states(param, state, {parameter_role, entry.name});
     tensor.states[s] = state.data;
     add_span(spans, state, state_role, entry.name, true);
@@ -233,19 +268,23 @@ std::vector<std::size_t> gather_and_step(const py::tuple& entries, const py::obj
     const int norm = norms.index_of(entry.norm);
     PyObject* grad_object = given ? PyTuple_GET_ITEM(gradients.ptr(), i)
                                   : held.attribute(entry.parameter, grad_attribute);
-    if (grad_object == Py_None || entry.settings == Py_None) continue;
+    const Subject param_subject{parameter_role, entry.name};
+    const Subject grad_subject{gradient_role, entry.name};
+    PyObject* param_object = held.attribute(entry.parameter, data_attribute);
+    if (grad_object == Py_None || entry.settings == Py_None) {
+      // It is not written, and nothing else may write into it.
+      add_span(spans, view(param_object, param_subject), parameter_role, entry.name, false);
+      continue;
+    }
     if (entry.settings != settings_object) {
       settings_object = entry.settings;
       settings = py::handle(settings_object).cast<const Settings*>();
     }
 
-    const Subject param_subject{parameter_role, entry.name};
-    const Subject grad_subject{gradient_role, entry.name};
-    const Array param =
-        view_parameter(held.attribute(entry.parameter, data_attribute), param_subject);
+    const Array param = view_parameter(param_object, param_subject);
     const Array grad = view(grad_object, grad_subject);
     match(grad, param, grad_subject);
-    if (clear_grad) require_writable(grad, grad_subject);
+    if (clear_grad) require_clearable(grad, grad_subject);
     add_span(spans, param, parameter_role, entry.name, true);
     add_span(spans, grad, gradient_role, entry.name, clear_grad);
 
@@ -264,7 +303,7 @@ std::vector<std::size_t> gather_and_step(const py::tuple& entries, const py::obj
       tensor.grad_layout = &layouts.emplace_back(std::move(*layout));
     }
     tensor.step_count = step_counts + i;
-    tensor.prepared = constants.at(*settings, param.dtype, step_counts[i] + 1);
+    tensor.prepared = constants.at(*settings, param.dtype, step_counts[i] + 1, entry.name);
     tensor.scale = settings->scale;
     tensor.clip_min = settings->clip_min;
     tensor.clip_max = settings->clip_max;

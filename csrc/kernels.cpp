@@ -69,7 +69,11 @@ void prepare(const Hyper& hyper, std::int64_t t, Prepared& out) {
 
 template <class R, std::size_t... I>
 constexpr Rule describe(std::index_sequence<I...>) {
-  Rule rule{R::name, R::fields.count, R::states.count, {}, {},
+  Rule rule{R::name,
+            R::fields.count,
+            R::states.count,
+            {},
+            {},
             {prepare<R, float, I...>, prepare<R, double, I...>}};
   for (int i = 0; i < R::fields.count; ++i) rule.fields[i] = R::fields.items[i];
   for (int i = 0; i < R::states.count; ++i) rule.states[i] = R::states.items[i];

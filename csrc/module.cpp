@@ -37,8 +37,8 @@ py::dict rules() {
   py::dict rules;
   for (int i = 0; i < kernels().rule_count; ++i) {
     const Rule& rule = kernels().rules[i];
-    rules[rule.name] = py::make_tuple(names(rule.fields, rule.field_count),
-                                      names(rule.states, rule.state_count));
+    rules[rule.name] =
+        py::make_tuple(names(rule.fields, rule.field_count), names(rule.states, rule.state_count));
   }
   return rules;
 }
@@ -49,6 +49,7 @@ PYBIND11_MODULE(_core, m) {
   m.doc() = "Fused update kernels over arrays; the Python package around it is the public face.";
   import_numpy();
   select_from_environment();
+  survive_fork();
 
   m.attr("version") = ROOFSTEP_VERSION;
   m.attr("compiler") = ROOFSTEP_COMPILER;

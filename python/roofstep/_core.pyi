@@ -1,4 +1,4 @@
-"""Types of the compiled module: the fused update kernels."""
+# Types of the compiled module: the fused update kernels.
 
 from typing import Any
 

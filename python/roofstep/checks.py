@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from numbers import Integral, Real
 from typing import Any
 
@@ -17,7 +17,10 @@ def real(name: str, value: object) -> float:
             f"{name}: expected a number, got {value!r} of type {type(value).__name__}; "
             f"pass an int or a float"
         )
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an int beyond all floats
+        number = math.inf
     if not math.isfinite(number):
         raise ValueError(f"{name}: expected a finite number, got {number}; mend what computed it")
     return number
@@ -39,20 +42,22 @@ def fraction(name: str, value: object) -> float:
     return number
 
 
-def positive(name: str, value: object) -> float:
-    """A number above 0, infinity included: a limit."""
-    number = math.inf if value == math.inf else real(name, value)
+def limit(name: str, value: object) -> float:
+    """A number above 0, infinity included."""
+    number = math.inf if isinstance(value, float) and value == math.inf else real(name, value)
     if number <= 0:
-        raise ValueError(f"{name}: expected a number > 0, got {number}; use None for no limit")
+        raise ValueError(f"{name}: expected a number > 0, got {number}; drop the sign")
     return number
 
 
-def whole(name: str, value: object) -> int:
-    """An integer of at least 1."""
+def whole(name: str, value: object, least: int, most: int) -> int:
+    """An integer between the two."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name}: expected an int, got {value!r}; pass a whole number")
-    if value < 1:
-        raise ValueError(f"{name}: expected an int >= 1, got {value}; 1 is the least")
+    if not least <= int(value) <= most:
+        raise ValueError(
+            f"{name}: expected an int from {least} to {most}, got {value}; pass one in between"
+        )
     return int(value)
 
 
@@ -68,3 +73,26 @@ def function(name: str, value: Any) -> Any:
     if value is not None and not callable(value):
         raise TypeError(f"{name}: expected a function or None, got {value!r}; pass a callable")
     return value
+
+
+def is_schedule(value: object) -> bool:
+    """Whether it can do what a schedule does: give a rate when called, and move on."""
+    can = callable(value) and callable(getattr(value, "step", None))
+    return can and not isinstance(value, type)
+
+
+def learning_rate(name: str, value: Any) -> Any:
+    """A number of at least 0, or a schedule."""
+    if is_schedule(value):
+        return value
+    if callable(value):
+        raise TypeError(
+            f"{name}: expected a number or a schedule, got the function {value!r}; "
+            f"wrap it, as in roofstep.lr.LambdaDecay(base, function)"
+        )
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        raise TypeError(
+            f"{name}: expected a number or a schedule, got {value!r:.60}; the learning "
+            f"rate comes first, then the parameters, as in Adam(0.001, parameters=[...])"
+        )
+    return non_negative(name, value)

@@ -8,9 +8,16 @@ from roofstep import _core, checks
 
 
 class ClipGradBase:
-    """What `Optimizer` asks of a clip: bounds for each element, or a norm with a limit."""
+    """What `Optimizer` asks of a clip: bounds for each element, or a norm with a limit.
 
-    bounds: tuple[float, float] = (-math.inf, math.inf)
+    The settings of a clip cannot be changed, since a step would not look at them again; put another
+    clip in its place.
+    """
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the greatest value of an element."""
+        return (-math.inf, math.inf)
 
     def norm(self, shared: dict[ClipGradBase, _core.Norm]) -> _core.Norm | None:
         """The norm that the next parameter's gradient counts in; ``shared`` holds those so far."""
@@ -35,11 +42,26 @@ class ClipGradByValue(ClipGradBase):
     """
 
     def __init__(self, max: float, min: float | None = None) -> None:
-        self.max = checks.real("max", max)
-        self.min = -checks.positive("max", max) if min is None else checks.real("min", min)
-        if self.min > self.max:
-            raise ValueError(f"min: expected at most max={self.max}, got {self.min}; swap the two")
-        self.bounds = (self.min, self.max)
+        high = checks.real("max", max) if min is not None else checks.limit("max", max)
+        low = checks.real("min", min) if min is not None else -high
+        if low > high:
+            raise ValueError(f"min: expected at most max={high}, got {low}; swap the two")
+        self._bounds = (low, high)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """(min, max)."""
+        return self._bounds
+
+    @property
+    def max(self) -> float:
+        """The upper bound."""
+        return self._bounds[1]
+
+    @property
+    def min(self) -> float:
+        """The lower bound."""
+        return self._bounds[0]
 
     def __repr__(self) -> str:
         return f"ClipGradByValue(max={self.max}, min={self.min})"
@@ -65,7 +87,12 @@ class ClipGradByNorm(ClipGradBase):
     """
 
     def __init__(self, clip_norm: float) -> None:
-        self.clip_norm = checks.positive("clip_norm", clip_norm)
+        self._clip_norm = checks.limit("clip_norm", clip_norm)
+
+    @property
+    def clip_norm(self) -> float:
+        """The greatest norm."""
+        return self._clip_norm
 
     def norm(self, shared: dict[ClipGradBase, _core.Norm]) -> _core.Norm:
         """A norm of its own for every gradient."""
@@ -106,9 +133,14 @@ class ClipGradByGlobalNorm(ClipGradBase):
     def __init__(
         self, clip_norm: float, group_name: str = "default_group", auto_skip_clip: bool = False
     ) -> None:
-        self.clip_norm = checks.positive("clip_norm", clip_norm)
+        self._clip_norm = checks.limit("clip_norm", clip_norm)
         self.group_name = group_name
         self.auto_skip_clip = checks.flag("auto_skip_clip", auto_skip_clip)
+
+    @property
+    def clip_norm(self) -> float:
+        """The greatest norm."""
+        return self._clip_norm
 
     def norm(self, shared: dict[ClipGradBase, _core.Norm]) -> _core.Norm:
         """The one norm of this object."""
@@ -116,3 +148,13 @@ class ClipGradByGlobalNorm(ClipGradBase):
 
     def __repr__(self) -> str:
         return f"ClipGradByGlobalNorm(clip_norm={self.clip_norm}, group_name={self.group_name!r})"
+
+
+def as_clip(name: str, value: object) -> ClipGradBase | None:
+    """None or a clip as it is."""
+    if value is None or isinstance(value, ClipGradBase):
+        return value
+    raise TypeError(
+        f"{name}: expected None, ClipGradByGlobalNorm, ClipGradByNorm or ClipGradByValue, got "
+        f"{value!r}; a global norm of at most 1 is roofstep.ClipGradByGlobalNorm(1.0)"
+    )

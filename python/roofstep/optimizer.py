@@ -3,43 +3,21 @@
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
 
-from roofstep import _core, checks, groups, state, threads
-from roofstep.clip import ClipGradBase
+from roofstep import _core, checks, groups, plan, state, threads
+from roofstep.clip import ClipGradBase, as_clip
+from roofstep.gradients import Directory, Gradients, as_pairs, as_row, differentiate
 from roofstep.parameter import Parameter
 from roofstep.regularizer import as_regularizer
 
 Array = np.ndarray[Any, Any]
 Pair = tuple[Parameter, Array]
 Which = Iterable[Parameter | Array | str]
-
-_RULES = _core.rules()
-
-
-@dataclass
-class _Kind:
-    """Parameters that a step treats alike; only their learning rate changes from step to step."""
-
-    settings: _core.Settings
-    group: dict[str, Any]
-    multiplier: float
-
-
-@dataclass
-class _Plan:
-    """What the groups come to for the kernels, made anew when a setting changes."""
-
-    entries: tuple[tuple[Any, ...], ...]
-    states: tuple[tuple[str, ...], ...]  # the names of the states of each entry
-    kinds: list[_Kind]
-    norms: list[_core.Norm]
-    made_from: list[Any]
 
 
 class Optimizer:
@@ -85,7 +63,7 @@ class Optimizer:
         name: str | None = None,
         **settings: Any,
     ) -> None:
-        self._learning_rate = _check_learning_rate(learning_rate)
+        self._learning_rate = checks.learning_rate("learning_rate", learning_rate)
         self._name = name
         self._defaults: dict[str, Any] = {
             "learning_rate": 1.0,
@@ -98,7 +76,7 @@ class Optimizer:
         self._parameters: dict[str, Parameter] = {}
         self._states: dict[str, dict[str, Array]] = {}
         self._counts = np.zeros(0, np.int64)
-        self._plan: _Plan | None = None
+        self._plan: plan.Plan | None = None
         self._norms: list[_core.Norm] | None = None
         if parameters is not None:
             self._add(parameters)
@@ -127,7 +105,7 @@ class Optimizer:
         regularizer = parameter.regularizer or group["weight_decay"]
         return (regularizer.l1, regularizer.l2, 0.0) if regularizer else (0.0, 0.0, 0.0)
 
-    def _multiplier(self, parameter: Parameter) -> float:
+    def _multiplier(self, name: str, parameter: Parameter) -> float:
         """The parameter's own factor on the learning rate."""
         return parameter.learning_rate
 
@@ -147,7 +125,7 @@ class Optimizer:
             elif key == "weight_decay":
                 complete[key] = self._check_decay(key, value)
             elif key == "grad_clip":
-                complete[key] = _check_clip(value)
+                complete[key] = as_clip(key, value)
             elif key in self._settings:
                 complete[key] = self._settings[key](key, value)
             elif key != "params":
@@ -205,19 +183,21 @@ class Optimizer:
                 f"{type(self).__name__} has no parameters to step; pass parameters=[...] to it, "
                 f"or to minimize()"
             )
+        learning_rate = self.get_lr()  # asked first and once: a schedule may do as it likes
         while True:
-            plan = self._current_plan()
-            learning_rate = self.get_lr()
-            for kind in plan.kinds:
-                factor = checks.non_negative("learning_rate of a group", kind.group["learning_rate"])
+            current = self._current_plan()
+            for kind in current.kinds:
+                factor = checks.non_negative(
+                    "learning_rate of a group", kind.group["learning_rate"]
+                )
                 kind.settings.learning_rate = learning_rate * factor * kind.multiplier
             missing = _core.step(
-                plan.entries, gradients, self._counts, clear_grad, threads.get_num_threads()
+                current.entries, gradients, self._counts, clear_grad, threads.get_num_threads()
             )
             if not missing:
                 break
-            self._create_states(plan, missing)
-        self._norms = plan.norms
+            self._create_states(current, missing)
+        self._norms = current.norms
 
     @property
     def last_grad_norm(self) -> float | None:
@@ -231,85 +211,25 @@ class Optimizer:
         values = [norm.value for norm in self._norms]
         return values[0] if len(values) == 1 else math.hypot(*values)
 
-    def _current_plan(self) -> _Plan:
-        made_from = self._made_from()
-        if (
-            self._plan is None
-            or len(made_from) != len(self._plan.made_from)
-            or not all(map(operator.is_, made_from, self._plan.made_from))
-        ):
+    def _current_plan(self) -> plan.Plan:
+        if self._plan is None or not self._plan.holds_for(self.param_groups):
             for group in self.param_groups:
                 group.update(self._complete(group))
-            self._plan = self._make_plan()
+            self._plan = plan.make(self, self.param_groups, self._parameters, self._states)
         return self._plan
 
-    def _made_from(self) -> list[Any]:
-        """All that a plan depends on; a group's learning rate is read at every step anyway."""
-        settings = [
-            value
-            for group in self.param_groups
-            for key, value in group.items()
-            if key not in ("params", "learning_rate")
-        ]
-        return [Parameter.revision, *settings]
-
-    def _make_plan(self) -> _Plan:
-        entries, states = [], []
-        kinds: dict[tuple[Any, ...], _Kind] = {}
-        shared_norms: dict[ClipGradBase, _core.Norm] = {}
-        norms: dict[int, _core.Norm] = {}
-        names = iter(self._parameters)
-        for group in self.param_groups:
-            rule = self._rule(group)
-            rule_states = _RULES[rule][1]
-            for parameter in group["params"]:
-                name = next(names)
-                states.append(rule_states)
-                if not parameter.trainable:
-                    entries.append((name, parameter, None, None, None))
-                    continue
-                clip = group["grad_clip"] if parameter.need_clip else None
-                norm = clip.norm(shared_norms) if clip else None
-                if norm is not None:
-                    norms[id(norm)] = norm
-                l1, l2, decay = self._decays(group, name, parameter)
-                low, high = clip.bounds if clip else ClipGradBase.bounds
-                multiplier = self._multiplier(parameter)
-                key = (id(group), l1, l2, decay, low, high, multiplier)
-                if key not in kinds:
-                    settings = _core.Settings(
-                        rule,
-                        group,
-                        l1=l1,
-                        l2=l2,
-                        decay=decay,
-                        scale=group.get("rescale_grad", 1.0),
-                        clip_min=low,
-                        clip_max=high,
-                    )
-                    kinds[key] = _Kind(settings, group, multiplier)
-                own = self._states.get(name, {})
-                held = tuple(own[s] for s in rule_states) if {*rule_states} <= {*own} else None
-                entries.append((name, parameter, kinds[key].settings, norm, held))
-        return _Plan(
-            tuple(entries),
-            tuple(states),
-            list(kinds.values()),
-            list(norms.values()),
-            self._made_from(),
-        )
-
-    def _create_states(self, plan: _Plan, indices: Sequence[int]) -> None:
+    def _create_states(self, current: plan.Plan, indices: Sequence[int]) -> None:
         """Zeroed states for parameters that have their first gradient."""
+        names = tuple(self._parameters)
         wanted = [
-            (s, name, parameter.data)
+            (s, names[i])
             for i in indices
-            for name, parameter, *_ in [plan.entries[i]]
-            for s in plan.states[i]
-            if s not in self._states.get(name, {})
+            for s in current.states[names[i]]
+            if s not in self._states.get(names[i], {})
         ]
-        wanted.sort(key=operator.itemgetter(0))  # by state: a pass then reads long runs
-        for (s, name, _), array in zip(wanted, state.zeros(w[2] for w in wanted), strict=True):
+        wanted.sort(key=lambda pair: pair[0])  # by state: a pass then reads long runs of memory
+        arrays = state.zeros(self._parameters[name].data for _, name in wanted)
+        for (s, name), array in zip(wanted, arrays, strict=True):
             self._states.setdefault(name, {})[s] = array
         self._plan = None
 
@@ -328,14 +248,19 @@ class Optimizer:
         Gradients that it lets a loss compute stay on the parameters.
 
         Args:
-            loss, parameters, no_grad_set: see `minimize`.
-            startup_program, callbacks: of static graphs; None.
+            loss: see `minimize`.
+            startup_program: of static graphs; None.
+            parameters: see `minimize`.
+            no_grad_set: see `minimize`.
+            callbacks: of static graphs; None.
 
         Raises:
             TypeError, ValueError: see `minimize`.
         """
         _only_none(startup_program=startup_program, callbacks=callbacks)
-        return self._differentiate(loss, parameters, no_grad_set)[0]
+        with self._moving(parameters, no_grad_set) as chosen:
+            gradients, _ = differentiate(loss, self._parameters)
+            return self._pairs(gradients, chosen)
 
     def apply_gradients(self, params_grads: Iterable[tuple[Any, Array | None]]) -> list[Any]:
         """Clip, decay and update by these gradients, whatever `.grad` holds.
@@ -352,22 +277,9 @@ class Optimizer:
             TypeError, ValueError: a pair names no parameter of this optimizer or one twice, and as
                 `step`. Nothing has been written then.
         """
-        pairs = list(params_grads)
-        if not self._parameters and pairs:
-            self._add([which for which, _ in pairs])
-        index = self._index()
-        gradients: list[Array | None] = [None] * len(self._parameters)
-        seen = set()
-        for which, gradient in pairs:
-            position = _find(index, which)
-            if position in seen:
-                name = tuple(self._parameters)[position]
-                raise ValueError(
-                    f"parameter {name!r} has two gradients among the pairs; add them up first"
-                )
-            seen.add(position)
-            gradients[position] = gradient
-        self._step(tuple(gradients))
+        pairs = as_pairs(params_grads)
+        with self._adopting([which for which, _ in pairs] or None):
+            self._step(tuple(Directory(self._parameters).arrange(pairs)))
         return []
 
     def minimize(
@@ -381,7 +293,7 @@ class Optimizer:
 
         Args:
             loss: a callable, which is called and returns ``loss``, having set the gradients, or
-                ``(loss, gradients)``, a list in the order of the parameters or a dict by name; or a
+                ``(loss, gradients)``, a list in the order of all parameters or a dict by name; or a
                 loss with ``.backward()``, which is called when no parameter holds a gradient; or
                 any loss whose gradients are on the parameters already.
             startup_program: of static graphs; None.
@@ -408,42 +320,47 @@ class Optimizer:
             array([0.375])
         """
         _only_none(startup_program=startup_program)
-        pairs, obtained = self._differentiate(loss, parameters, no_grad_set)
-        try:
-            self.apply_gradients(pairs)
-        finally:
-            if obtained:
-                self.clear_grad()
+        with self._moving(parameters, no_grad_set) as chosen:
+            gradients, obtained = differentiate(loss, self._parameters)
+            try:
+                pairs = self._pairs(gradients, chosen)
+                self.apply_gradients(pairs)
+            finally:
+                if obtained:
+                    self.clear_grad()
         return [], pairs
 
-    def _differentiate(
-        self, loss: Any, parameters: Which | None, no_grad_set: Which | None
-    ) -> tuple[list[Pair], bool]:
-        """The pairs, and whether this call has put the gradients on the parameters."""
-        if parameters is not None:
-            parameters = list(parameters)
-            if not self._parameters:
-                self._add(parameters)
-        index = self._index()
-        chosen = {*index.values()} if parameters is None else {_find(index, p) for p in parameters}
-        chosen -= {_find(index, which) for which in no_grad_set or ()}
+    @contextmanager
+    def _moving(self, parameters: Which | None, no_grad_set: Which | None) -> Iterator[set[int]]:
+        """The positions of the parameters that these two arguments of `minimize` leave to move."""
+        given, kept = as_row("parameters", parameters), as_row("no_grad_set", no_grad_set)
+        adopts = not self._parameters
+        with self._adopting(given):
+            directory = Directory(self._parameters)
+            chosen = {*range(len(self._parameters))}
+            if given is not None and not adopts:
+                chosen = {*map(directory.find, given)}
+            yield chosen - {*map(directory.find, kept or ())}
 
-        gradients, obtained = None, callable(loss)
-        if callable(loss):
-            loss = loss()
-            if isinstance(loss, tuple):
-                loss, gradients = loss
-        if gradients is not None:
-            found = self._by_position(gradients)
-            obtained = False
-        else:
-            if all(g is None for g in self._own_gradients()) and hasattr(loss, "backward"):
-                loss.backward()
-                obtained = True
-            found = self._own_gradients()
+    @contextmanager
+    def _adopting(self, parameters: Iterable[Any] | None) -> Iterator[None]:
+        """Lets an optimizer without parameters take these for good, if what follows succeeds."""
+        had_none = not self._parameters
+        if had_none and parameters is not None:
+            self._add(parameters)
+        try:
+            yield
+        except BaseException:
+            if had_none:
+                self._parameters, self.param_groups, self._states = {}, [], {}
+                self._counts, self._plan = np.zeros(0, np.int64), None
+            raise
+
+    def _pairs(self, gradients: Gradients, chosen: set[int]) -> list[Pair]:
+        """The pairs of the parameters that are to move and have a gradient."""
         pairs = [
             (p, g)
-            for i, (p, g) in enumerate(zip(self.parameters, found, strict=True))
+            for i, (p, g) in enumerate(zip(self.parameters, gradients, strict=True))
             if g is not None and i in chosen and p.trainable
         ]
         if not pairs:
@@ -451,32 +368,7 @@ class Optimizer:
                 "loss: no parameter to be updated has a gradient; set p.grad first, pass a loss "
                 "with .backward(), or a function that returns (loss, gradients)"
             )
-        return pairs, obtained
-
-    def _own_gradients(self) -> list[Array | None]:
-        return [parameter.grad for parameter in self._parameters.values()]
-
-    def _by_position(self, gradients: Any) -> list[Array | None]:
-        if isinstance(gradients, Mapping):
-            index = self._index()
-            found: list[Array | None] = [None] * len(self._parameters)
-            for which, gradient in gradients.items():
-                found[_find(index, which)] = gradient
-            return found
-        if not isinstance(gradients, (list, tuple)) or len(gradients) != len(self._parameters):
-            raise ValueError(
-                f"gradients of loss(): expected a list of {len(self._parameters)}, one or None for "
-                f"each parameter, or a dict by name, got {type(gradients).__name__}; "
-                f"return (loss, [gradient, ...])"
-            )
-        return list(gradients)
-
-    def _index(self) -> dict[Any, int]:
-        """Positions by all that a parameter is called: itself, its array, its name."""
-        index: dict[Any, int] = {}
-        for i, (name, parameter) in enumerate(self._parameters.items()):
-            index |= {name: i, id(parameter): i, id(parameter.data): i}
-        return index
+        return pairs
 
     def clear_grad(self, set_to_zero: bool = False) -> None:
         """Drop the gradients, so that no later step can use them again.
@@ -484,20 +376,44 @@ class Optimizer:
         Args:
             set_to_zero: keep the arrays and fill them with zeros instead. A later step then still
                 moves whatever has momentum.
+
+        Raises:
+            TypeError, ValueError: a gradient to be filled is no writable array. Nothing has been
+                written then.
         """
-        for parameter in self._parameters.values():
-            if set_to_zero and parameter.grad is not None:
-                parameter.grad[...] = 0
-            elif not set_to_zero:
+        held = [(n, p) for n, p in self._parameters.items() if p.grad is not None]
+        if not checks.flag("set_to_zero", set_to_zero):
+            for _, parameter in held:
                 parameter.grad = None
+            return
+        for name, parameter in held:
+            if not isinstance(parameter.grad, np.ndarray):
+                raise TypeError(
+                    f"the gradient of parameter {name!r}: expected a NumPy array, got a "
+                    f"{type(parameter.grad).__name__}; drop the gradients with clear_grad()"
+                )
+            if not parameter.grad.flags.writeable:
+                raise ValueError(
+                    f"the gradient of parameter {name!r}: expected a writable array, got a "
+                    f"read-only one; drop the gradients with clear_grad()"
+                )
+        for _, parameter in held:
+            parameter.grad[...] = 0  # type: ignore[index]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """`clear_grad` under PyTorch's name."""
+        self.clear_grad(not checks.flag("set_to_none", set_to_none))
 
     # The learning rate.
 
     def get_lr(self) -> float:
-        """The learning rate of the next step: the number, or what the schedule gives now."""
+        """The learning rate of the next step: the number, or what the schedule gives now.
+
+        After ``schedule.step()`` it is that of the step to come, no longer that of the last one.
+        """
         if callable(self._learning_rate):
             return checks.non_negative("learning_rate of the schedule", self._learning_rate())
-        return self._learning_rate
+        return float(self._learning_rate)
 
     def set_lr(self, value: float) -> None:
         """Set the learning rate of later steps.
@@ -519,7 +435,7 @@ class Optimizer:
         Raises:
             TypeError: it does not give a rate when called and move on by ``step()``.
         """
-        if not _is_schedule(scheduler):
+        if not checks.is_schedule(scheduler):
             raise TypeError(
                 f"scheduler: expected a schedule such as roofstep.lr.StepDecay, "
                 f"got {scheduler!r}; for a number use set_lr()"
@@ -536,13 +452,11 @@ class Optimizer:
             stepped, ``LR_Scheduler`` if a schedule is in use.
         """
         saved: dict[str, Any] = {}
-        plan = self._current_plan()
-        for name, rule_states, count in zip(
-            self._parameters, plan.states, self._counts, strict=True
-        ):
+        states = self._current_plan().states
+        for name, count in zip(self._parameters, self._counts, strict=True):
             if count:
-                for s in rule_states:
-                    saved[state.key(name, s)] = self._states[name][s].copy()
+                own = self._states.get(name, {})
+                saved |= {state.key(name, s): own[s].copy() for s in states[name] if s in own}
                 saved[state.key(name, "step")] = np.array(count)
         if hasattr(self._learning_rate, "state_dict"):
             saved["LR_Scheduler"] = self._learning_rate.state_dict()
@@ -560,20 +474,24 @@ class Optimizer:
             ValueError: names, shapes or dtypes do not fit; the message lists all that do not, and
                 nothing has been changed.
         """
-        entries = {key: value for key, value in state_dict.items() if key != "LR_Scheduler"}
-        plan = self._current_plan()
-        wanted = {
-            name: (parameter.data, rule_states)
-            for (name, parameter), rule_states in zip(
-                self._parameters.items(), plan.states, strict=True
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(
+                f"state_dict: expected a dict, got a {type(state_dict).__name__}; "
+                f"pass what state_dict() returned"
             )
-        }
-        states, steps, problems = state.match(entries, wanted)
-        has_schedule = hasattr(self._learning_rate, "set_state_dict")
-        if has_schedule and "LR_Scheduler" not in state_dict:
+        entries = {key: value for key, value in state_dict.items() if key != "LR_Scheduler"}
+        kept = self._current_plan().states
+        for name, parameter in self._parameters.items():
+            _core.check_parameter(parameter.data, name)
+        states, steps, problems = state.match(
+            entries, {name: (p.data, kept[name]) for name, p in self._parameters.items()}
+        )
+        schedule = self._learning_rate
+        load = getattr(schedule, "set_state_dict", getattr(schedule, "load_state_dict", None))
+        if load and "LR_Scheduler" not in state_dict:
             problems.append("'LR_Scheduler' is missing, and a schedule is in use")
-        elif not has_schedule and "LR_Scheduler" in state_dict:
-            problems.append("'LR_Scheduler' is there, and no schedule is in use")
+        elif not load and "LR_Scheduler" in state_dict:
+            problems.append("'LR_Scheduler' is there, and no schedule is in use that could load it")
         if problems:
             raise ValueError(
                 "state_dict does not fit this optimizer, and nothing was changed:\n  "
@@ -585,38 +503,17 @@ class Optimizer:
         for (name, s, array), own in zip(loaded, memory, strict=True):
             own[...] = array
             new_states.setdefault(name, {})[s] = own
-        if has_schedule:
-            self._learning_rate.set_state_dict(state_dict["LR_Scheduler"])
-        self._states = new_states
-        self._counts = np.array([steps.get(name, 0) for name in self._parameters], np.int64)
-        self._plan = None
+        counts = np.array([steps.get(name, 0) for name in self._parameters], np.int64)
+        if load:
+            load(state_dict["LR_Scheduler"])  # refuses before it changes anything
+        self._states, self._counts, self._plan = new_states, counts, None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and deepcopy: all but what the next step makes anew."""
+        return {**self.__dict__, "_plan": None, "_norms": None}
 
     clear_gradients = clear_grad
     load_state_dict = set_state_dict
-
-
-def _is_schedule(value: Any) -> bool:
-    return callable(value) and callable(getattr(value, "step", None))
-
-
-def _check_learning_rate(value: Any) -> Any:
-    if _is_schedule(value):
-        return value
-    if callable(value):
-        raise TypeError(
-            f"learning_rate: expected a number or a schedule, got the function {value!r}; "
-            f"wrap it, as in roofstep.lr.LambdaDecay(base, function)"
-        )
-    return checks.non_negative("learning_rate", value)
-
-
-def _check_clip(value: Any) -> ClipGradBase | None:
-    if value is not None and not isinstance(value, ClipGradBase):
-        raise TypeError(
-            f"grad_clip: expected None, ClipGradByGlobalNorm, ClipGradByNorm or ClipGradByValue, "
-            f"got {value!r}; a global norm of 1 is roofstep.ClipGradByGlobalNorm(1.0)"
-        )
-    return value
 
 
 def _only_none(**arguments: object) -> None:
@@ -625,14 +522,3 @@ def _only_none(**arguments: object) -> None:
             raise ValueError(
                 f"{name}: expected None, got {value!r}; it belongs to static graphs, leave it out"
             )
-
-
-def _find(index: Mapping[Any, int], which: Any) -> int:
-    position = index.get(which if isinstance(which, str) else id(which))
-    if position is None:
-        known = [name for name in index if isinstance(name, str)]
-        raise ValueError(
-            f"{which!r} is no parameter of this optimizer; it has "
-            f"{', '.join(known[:8])}{', ...' if len(known) > 8 else ''}"
-        )
-    return position

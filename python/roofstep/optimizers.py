@@ -9,23 +9,26 @@ from roofstep import checks
 from roofstep.clip import ClipGradBase
 from roofstep.optimizer import Optimizer
 from roofstep.parameter import Parameter
+from roofstep.regularizer import WeightDecayRegularizer
 
 
 def _not_yet(**options: bool) -> None:
     for name, value in options.items():
         if checks.flag(name, value):
-            raise ValueError(f"{name}: expected False, got True; it does not exist yet, leave it out")
+            raise ValueError(
+                f"{name}: expected False, got True; it does not exist yet, leave it out"
+            )
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent.
+    r"""Stochastic gradient descent.
 
-    .. math:: p \\leftarrow p - \\eta g
+    .. math:: p \leftarrow p - \eta g
 
     (Robbins & Monro, A stochastic approximation method, 1951.)
 
     Args:
-        learning_rate: :math:`\\eta`, a number >= 0 or a schedule. Default 0.001.
+        learning_rate: :math:`\eta`, a number >= 0 or a schedule. Default 0.001.
         parameters: see `Optimizer`.
         weight_decay: see `Optimizer`. Default None.
         grad_clip: see `Optimizer`. Default None.
@@ -62,18 +65,18 @@ class SGD(Optimizer):
 
 
 class Momentum(Optimizer):
-    """Gradient descent with momentum, plain or Nesterov's.
+    r"""Gradient descent with momentum, plain or Nesterov's.
 
     .. math::
-        v \\leftarrow \\mu v + g, \\qquad
-        p \\leftarrow p - \\eta v \\quad\\text{or}\\quad p \\leftarrow p - \\eta (g + \\mu v)
+        v \leftarrow \mu v + g, \qquad
+        p \leftarrow p - \eta v \quad\text{or}\quad p \leftarrow p - \eta (g + \mu v)
 
     (Polyak, Some methods of speeding up the convergence of iteration methods, 1964; Sutskever et
     al., On the importance of initialization and momentum in deep learning, 2013.)
 
     Args:
-        learning_rate: :math:`\\eta`, a number >= 0 or a schedule. Default 0.001.
-        momentum: :math:`\\mu` >= 0. Default 0.9.
+        learning_rate: :math:`\eta`, a number >= 0 or a schedule. Default 0.001.
+        momentum: :math:`\mu` >= 0. Default 0.9.
         parameters: see `Optimizer`; groups may also set momentum, use_nesterov, rescale_grad.
         use_nesterov: the second form. Default False.
         weight_decay: see `Optimizer`. Default None.
@@ -134,13 +137,13 @@ class Momentum(Optimizer):
 
 
 class Adam(Optimizer):
-    """Adam, with the gradient's running mean and running mean square.
+    r"""Adam, with the gradient's running mean and running mean square.
 
     .. math::
-        m \\leftarrow \\beta_1 m + (1 - \\beta_1) g, \\qquad
-        v \\leftarrow \\beta_2 v + (1 - \\beta_2) g^2, \\qquad
-        p \\leftarrow p - \\eta\\, \\frac{m / (1 - \\beta_1^t)}
-                               {\\sqrt{v / (1 - \\beta_2^t)} + \\epsilon}
+        m \leftarrow \beta_1 m + (1 - \beta_1) g, \qquad
+        v \leftarrow \beta_2 v + (1 - \beta_2) g^2, \qquad
+        p \leftarrow p - \eta\, \frac{m / (1 - \beta_1^t)}
+                               {\sqrt{v / (1 - \beta_2^t)} + \epsilon}
 
     where t counts the updates of this parameter. With ``amsgrad`` the largest v so far stands in
     the place of v in the last formula. Weight decay is coupled: it is added to g.
@@ -148,10 +151,10 @@ class Adam(Optimizer):
     of Adam and beyond, 2018.)
 
     Args:
-        learning_rate: :math:`\\eta`, a number >= 0 or a schedule. Default 0.001.
-        beta1: :math:`\\beta_1` in [0, 1). Default 0.9.
-        beta2: :math:`\\beta_2` in [0, 1). Default 0.999.
-        epsilon: :math:`\\epsilon` >= 0. Default 1e-8.
+        learning_rate: :math:`\eta`, a number >= 0 or a schedule. Default 0.001.
+        beta1: :math:`\beta_1` in [0, 1). Default 0.9.
+        beta2: :math:`\beta_2` in [0, 1). Default 0.999.
+        epsilon: :math:`\epsilon` >= 0. Default 1e-8.
         parameters: see `Optimizer`; groups may also set beta1, beta2, epsilon, amsgrad.
         weight_decay: see `Optimizer`. Default None.
         grad_clip: see `Optimizer`. Default None.
@@ -216,27 +219,29 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay: `Adam`'s update, and the weights shrink beside it.
+    r"""Adam with decoupled weight decay: `Adam`'s update, and the weights shrink beside it.
 
     .. math::
-        p \\leftarrow p - \\eta \\left( \\frac{m / (1 - \\beta_1^t)}
-                                     {\\sqrt{v / (1 - \\beta_2^t)} + \\epsilon} + \\lambda p \\right)
+        p \leftarrow p - \eta \left(
+            \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon} + \lambda p
+        \right)
 
     m and v do not see the decay. A parameter's own regularizer is still added to its gradient, as
     in Paddle. (Loshchilov & Hutter, Decoupled weight decay regularization, 2019.)
 
     Args:
-        learning_rate: :math:`\\eta`, a number >= 0 or a schedule. Default 0.001.
-        beta1: :math:`\\beta_1` in [0, 1). Default 0.9.
-        beta2: :math:`\\beta_2` in [0, 1). Default 0.999.
-        epsilon: :math:`\\epsilon` >= 0. Default 1e-8.
+        learning_rate: :math:`\eta`, a number >= 0 or a schedule. Default 0.001.
+        beta1: :math:`\beta_1` in [0, 1). Default 0.9.
+        beta2: :math:`\beta_2` in [0, 1). Default 0.999.
+        epsilon: :math:`\epsilon` >= 0. Default 1e-8.
         parameters: see `Optimizer`; groups may also set beta1, beta2, epsilon, amsgrad.
-        weight_decay: :math:`\\lambda`, a number, or None for none. Default 0.01.
+        weight_decay: :math:`\lambda`, a number, or None for none. Default 0.01.
         use_lowprecision_moment: False; low-precision states do not exist yet.
         lr_ratio: a function of the parameter that gives a factor >= 0 on its learning rate, for
             layer-wise rates. Default None.
         apply_decay_param_fun: a function of the parameter's name that says whether it decays.
-            Default None: all decay.
+            Default None: all decay. Both functions are asked when settings have changed, not at
+            every step.
         grad_clip: see `Optimizer`. Default None.
         lazy_mode: False; it concerns sparse gradients, which do not exist yet.
         multi_precision: either value: float32 and float64 are stepped in their own precision.
@@ -291,6 +296,11 @@ class AdamW(Adam):
         )
 
     def _check_decay(self, name: str, value: Any) -> Any:
+        if isinstance(value, WeightDecayRegularizer):
+            raise TypeError(
+                f"{name}: expected a number or None, got {value!r}; AdamW's decay is decoupled, "
+                f"for a coupled one give the parameter a regularizer, or use Adam"
+            )
         return None if value is None else checks.real(name, value)
 
     def _decays(
@@ -300,8 +310,9 @@ class AdamW(Adam):
         l1, l2, _ = super()._decays({"weight_decay": None}, name, parameter)
         return l1, l2, (group["weight_decay"] or 0.0) if decays else 0.0
 
-    def _multiplier(self, parameter: Parameter) -> float:
-        own = super()._multiplier(parameter)
+    def _multiplier(self, name: str, parameter: Parameter) -> float:
+        own = super()._multiplier(name, parameter)
         if self._lr_ratio is None:
             return own
-        return own * checks.non_negative("lr_ratio", self._lr_ratio(parameter))
+        ratio = self._lr_ratio(parameter)
+        return own * checks.non_negative(f"lr_ratio of parameter {name!r}", ratio)

@@ -43,6 +43,8 @@ class ParamAttr:
     def __post_init__(self) -> None:
         if self.name is not None and not isinstance(self.name, str):
             raise TypeError(f"name: expected a str or None, got {self.name!r}; pass its str()")
+        if self.name == "":
+            raise ValueError("name: expected a name, got ''; None lets the optimizer give one")
         checked = {
             "learning_rate": checks.non_negative("learning_rate", self.learning_rate),
             "regularizer": as_regularizer("regularizer", self.regularizer),
@@ -59,7 +61,7 @@ def _attribute(field: str, doc: str) -> Any:
     def get(self: Parameter) -> Any:
         return getattr(self._attr, field)
 
-    def set_(self: Parameter, value: object) -> None:
+    def set_(self: Parameter, value: Any) -> None:
         self._attr = replace(self._attr, **{field: value})
         Parameter.revision += 1
 
@@ -120,7 +122,7 @@ class Parameter:
         return self._attr.name
 
     learning_rate: float = _attribute("learning_rate", "A factor on the learning rate.")
-    regularizer: WeightDecayRegularizer | None = _attribute("regularizer", "Its own decay, or None.")
+    regularizer: WeightDecayRegularizer | None = _attribute("regularizer", "Its own decay.")
     need_clip: bool = _attribute("need_clip", "Whether its gradient is clipped and measured.")
     trainable: bool = _attribute("trainable", "Whether a step may change it.")
 

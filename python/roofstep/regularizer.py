@@ -12,12 +12,23 @@ class WeightDecayRegularizer:
         coeff: the factor of the term; a finite number.
     """
 
-    # What the pass over the memory adds: l1 * sign(parameter) + l2 * parameter.
-    l1 = 0.0
-    l2 = 0.0
-
     def __init__(self, coeff: float = 0.0) -> None:
-        self.coeff = checks.real("coeff", coeff)
+        self._coeff = checks.real("coeff", coeff)
+
+    @property
+    def coeff(self) -> float:
+        """The factor; it cannot be changed, since a step would not look at it again."""
+        return self._coeff
+
+    @property
+    def l1(self) -> float:
+        """The factor of sign(parameter) in what is added to the gradient."""
+        return 0.0
+
+    @property
+    def l2(self) -> float:
+        """The factor of the parameter in what is added to the gradient."""
+        return 0.0
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(coeff={self.coeff})"
@@ -44,7 +55,7 @@ class L1Decay(WeightDecayRegularizer):
     """
 
     @property
-    def l1(self) -> float:  # type: ignore[override]
+    def l1(self) -> float:
         """The coefficient."""
         return self.coeff
 
@@ -70,7 +81,7 @@ class L2Decay(WeightDecayRegularizer):
     """
 
     @property
-    def l2(self) -> float:  # type: ignore[override]
+    def l2(self) -> float:
         """The coefficient."""
         return self.coeff
 

@@ -13,6 +13,7 @@ Array = np.ndarray[Any, Any]
 
 _ALIGNMENT = 64
 _HUGE_PAGE = 2 << 20
+_MOST_STEPS = 2**62  # an int64 count must not overflow
 
 
 def zeros(like: Iterable[Array]) -> list[Array]:
@@ -69,15 +70,22 @@ def match(
     }
     states: dict[str, dict[str, Array]] = {}
     steps: dict[str, int] = {}
+    first: dict[tuple[str, str], str] = {}
     problems = []
     for entry, value in saved.items():
-        name, state = owners.get(re.sub(r"_\d+$", "", entry), ("", ""))
-        array = np.asarray(value)
+        name, state = owners.get(re.sub(r"_\d+$", "", str(entry)), ("", ""))
+        try:
+            array = np.asarray(value)
+        except ValueError as error:  # ragged
+            problems.append(f"{entry!r} is no array: {error}")
+            array = np.zeros(0)
         if not name:
             problems.append(f"{entry!r} belongs to no parameter of this optimizer")
+        elif first.setdefault((name, state), entry) != entry:
+            problems.append(f"{entry!r} and {first[name, state]!r} are the same state")
         elif state == "step":
             steps[name] = 0
-            if array.size == 1 and array.dtype.kind in "iu" and array.item() >= 0:
+            if array.size == 1 and array.dtype.kind in "iu" and 0 <= array.item() <= _MOST_STEPS:
                 steps[name] = int(array.item())
             else:
                 problems.append(f"{entry!r} is no step count: {value!r}")

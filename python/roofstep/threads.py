@@ -7,30 +7,35 @@ from pathlib import Path
 
 from roofstep import _core, checks
 
+# Beyond this a mistake is likelier than a machine, and too many threads end a process.
+_MOST = 1024
+
 _chosen: int | None = None
 
 
-def set_num_threads(n: int) -> None:
-    """Let every later step use up to ``n`` threads.
+def set_num_threads(n: int | None) -> None:
+    """Let every later step use up to ``n`` threads, or with None the default number again.
 
     A step below 65 536 elements in total runs on the calling thread alone, and no setting changes
     a single bit of a result.
 
     Args:
-        n: at least 1. A build without OpenMP runs on one thread whatever ``n`` is.
+        n: from 1 to 1024, or None for the default, see `get_num_threads`. A build without OpenMP
+            runs on one thread whatever ``n`` is.
 
     Raises:
-        TypeError: ``n`` is no int.
-        ValueError: ``n`` is below 1.
+        TypeError: ``n`` is neither an int nor None.
+        ValueError: ``n`` is out of this range.
 
     Example:
         >>> import roofstep
         >>> roofstep.set_num_threads(1)
         >>> roofstep.get_num_threads()
         1
+        >>> roofstep.set_num_threads(None)
     """
-    global _chosen  # noqa: PLW0603
-    _chosen = checks.whole("n", n)
+    global _chosen
+    _chosen = None if n is None else checks.whole("n", n, 1, _MOST)
 
 
 def get_num_threads() -> int:

@@ -1,0 +1,83 @@
+// Steps one tensor as told on standard input: the engine without Python, for cross-compiled tests.
+//
+// Input: a Case, the parameter, then a gradient for each step. Output: the parameter, the states,
+// and the norm of the last gradient. Usage: replay ISA THREADS
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "dispatch.hpp"
+#include "engine.hpp"
+
+namespace {
+
+// As csrc/tests/test_bits.py packs it.
+struct Case {
+  char rule[32];
+  std::int64_t dtype, size, steps;
+  double learning_rate, l1, l2, decay, scale, clip_min, clip_max, limit;
+  double fields[roofstep::max_fields];
+};
+
+void receive(void* to, std::size_t bytes) {
+  if (std::fread(to, 1, bytes, stdin) != bytes) std::exit(3);
+}
+
+void send(const void* from, std::size_t bytes) {
+  if (std::fwrite(from, 1, bytes, stdout) != bytes) std::exit(4);
+}
+
+const roofstep::Rule& rule_named(const char* name) {
+  const roofstep::Kernels& table = roofstep::kernels();
+  for (int i = 0; i < table.rule_count; ++i) {
+    if (!std::strcmp(table.rules[i].name, name)) return table.rules[i];
+  }
+  std::exit(5);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 3) return 2;
+  roofstep::select_isa(argv[1]);
+  Case told;
+  receive(&told, sizeof told);
+  const roofstep::Rule& rule = rule_named(told.rule);
+
+  roofstep::Hyper hyper{};
+  std::memcpy(hyper.fields, told.fields, sizeof hyper.fields);
+  hyper.learning_rate = told.learning_rate;
+  hyper.l1 = told.l1;
+  hyper.l2 = told.l2;
+  hyper.decay = told.decay;
+
+  roofstep::Tensor tensor{};
+  tensor.dtype = static_cast<roofstep::Dtype>(told.dtype);
+  tensor.size = static_cast<std::size_t>(told.size);
+  const std::size_t bytes = tensor.size * (told.dtype ? 8 : 4);
+  std::vector<std::vector<char>> memory(2 + roofstep::max_states, std::vector<char>(bytes));
+  tensor.param = memory[0].data();
+  tensor.grad = memory[1].data();
+  for (int s = 0; s < rule.state_count; ++s) tensor.states[s] = memory[2 + s].data();
+  tensor.scale = told.scale;
+  tensor.clip_min = told.clip_min;
+  tensor.clip_max = told.clip_max;
+  tensor.norm = 0;
+  std::int64_t count = 0;
+  tensor.step_count = &count;
+  std::vector<roofstep::Norm> norms{{told.limit}};
+
+  receive(tensor.param, bytes);
+  for (std::int64_t step = 0; step < told.steps; ++step) {
+    receive(tensor.grad, bytes);
+    roofstep::Prepared prepared;
+    rule.prepare[told.dtype](hyper, count + 1, prepared);
+    tensor.prepared = &prepared;
+    roofstep::step(roofstep::kernels(), {tensor}, norms, false, std::atoi(argv[2]));
+  }
+  send(tensor.param, bytes);
+  for (int s = 0; s < rule.state_count; ++s) send(tensor.states[s], bytes);
+  send(&norms[0].value, sizeof(double));
+}

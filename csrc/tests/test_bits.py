@@ -1,0 +1,84 @@
+"""The same bits from every compiler, every ISA, NEON under emulation, and the installed package."""
+
+from __future__ import annotations
+
+import math
+import struct
+
+import numpy as np
+import pytest
+
+import roofstep
+from conftest import Build
+from roofstep import _core
+
+SIZE = 70_001  # two pieces of work and a ragged tail
+STEPS = 3
+FIELDS = {"momentum": 0.9, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
+DECAYS = [(0.0, 0.0, 0.0), (0.01, 0.0, 0.0), (0.0, 0.01, 0.1)]  # l1, l2, decoupled
+OPTIMIZERS = {
+    "sgd": lambda **k: roofstep.SGD(**k),
+    "momentum": lambda **k: roofstep.Momentum(**k),
+    "nesterov": lambda **k: roofstep.Momentum(use_nesterov=True, **k),
+    "adam": lambda **k: roofstep.Adam(**k),
+    "amsgrad": lambda **k: roofstep.Adam(amsgrad=True, **k),
+}
+
+
+def hard_values(dtype: type, seed: int) -> np.ndarray:
+    """Random bit patterns, most of them near 1, some infinite, NaN, tiny or denormal."""
+    rng = np.random.default_rng(seed)
+    values = rng.standard_normal(SIZE).astype(dtype)
+    raw = rng.integers(0, 256, (SIZE // 50, np.dtype(dtype).itemsize), np.uint8).view(dtype).ravel()
+    values[rng.choice(SIZE, raw.size, replace=False)] = raw
+    return values
+
+
+def canonical(array: np.ndarray) -> bytes:
+    """The bits, one NaN being like another."""
+    return np.where(np.isnan(array), np.nan, array).astype(array.dtype).tobytes()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("rule", _core.rules())
+def test_bits(build: Build, rule: str, dtype: type) -> None:
+    fields, states = _core.rules()[rule]
+    for l1, l2, decay in DECAYS:
+        start = hard_values(dtype, 0)
+        # Tame gradients, else their norm is NaN and so is everything.
+        gradients = [
+            np.random.default_rng(k).standard_normal(SIZE).astype(dtype) for k in range(STEPS)
+        ]
+        packed = struct.pack(
+            "32s3q16d",
+            rule.encode(),
+            int(dtype is np.float64),
+            SIZE,
+            STEPS,
+            *(0.01, l1, l2, decay, 1.0, -math.inf, math.inf, 2.5),
+            *([FIELDS[f] for f in fields] + [0.0] * (8 - len(fields))),
+        )
+        told = packed + start.tobytes() + b"".join(g.tobytes() for g in gradients)
+
+        weights = roofstep.Parameter(start.copy(), "w")
+        optimizer = OPTIMIZERS[rule](
+            learning_rate=0.01,
+            parameters=[weights],
+            grad_clip=roofstep.ClipGradByGlobalNorm(2.5),
+            weight_decay=roofstep.L1Decay(l1) if l1 else l2,
+        )
+        if decay:  # no class combines every decay with every rule, the kernels do
+            optimizer._decays = lambda *_, d=(l1, l2, decay): d
+        for weights.grad in gradients:
+            optimizer.step()
+        saved = optimizer.state_dict()
+        expected = canonical(weights.data) + b"".join(
+            canonical(saved[f"w_{state}_0"]) for state in states
+        )
+        assert optimizer.last_grad_norm > 2.5
+
+        for isa in build.isas:
+            answer = build.replay(isa, 2, told)
+            arrays = np.frombuffer(answer[:-8], dtype).reshape(1 + len(states), SIZE)
+            assert b"".join(map(canonical, arrays)) == expected, (isa, l1, l2, decay)
+            assert struct.unpack("d", answer[-8:])[0] == optimizer.last_grad_norm

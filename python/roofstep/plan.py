@@ -1,0 +1,134 @@
+"""What the groups of an optimizer come to for the kernels, made anew when a setting changes."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from roofstep import _core
+from roofstep.clip import ClipGradBase
+from roofstep.parameter import Parameter
+
+Array = np.ndarray[Any, Any]
+Group = dict[str, Any]
+
+RULES = _core.rules()
+
+
+class Family(Protocol):
+    """What a plan asks of an optimizer class."""
+
+    def _rule(self, group: Mapping[str, Any]) -> str: ...
+    def _decays(
+        self, group: Mapping[str, Any], name: str, parameter: Parameter
+    ) -> tuple[float, float, float]: ...
+    def _multiplier(self, name: str, parameter: Parameter) -> float: ...
+
+
+@dataclass
+class Kind:
+    """Parameters that a step treats alike; only their learning rate changes from step to step."""
+
+    settings: _core.Settings
+    group: Group
+    multiplier: float
+
+
+@dataclass
+class Plan:
+    """The arguments of a step, and from what they were made."""
+
+    entries: tuple[tuple[Any, ...], ...]  # see csrc/gather.hpp
+    states: dict[str, tuple[str, ...]]  # parameter -> the names of its states
+    kinds: list[Kind]
+    norms: list[_core.Norm]
+    _sources: list[Any]
+
+    def holds_for(self, groups: Iterable[Group]) -> bool:
+        """Whether nothing has changed that a plan depends on."""
+        sources = _sources(groups)
+        return len(sources) == len(self._sources) and all(map(operator.is_, sources, self._sources))
+
+
+def make(
+    family: Family,
+    groups: Iterable[Group],
+    parameters: Mapping[str, Parameter],
+    states: Mapping[str, Mapping[str, Array]],
+) -> Plan:
+    """The plan for these parameters, in their order, whatever the order of the groups.
+
+    Raises:
+        ValueError: the groups hold other parameters than these.
+    """
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    entries: dict[str, tuple[Any, ...]] = {}
+    rule_states: dict[str, tuple[str, ...]] = {}
+    kinds: dict[tuple[Any, ...], Kind] = {}
+    shared_norms: dict[ClipGradBase, _core.Norm] = {}
+    norms: dict[int, _core.Norm] = {}
+    for group in groups:
+        rule = family._rule(group)
+        if "params" not in group:
+            raise ValueError("param_groups: a group has no 'params' any more; put them back")
+        for parameter in group["params"]:
+            name = names.pop(id(parameter), "")
+            if not name:
+                raise ValueError(
+                    f"param_groups: {parameter!r} is new there, or twice; the parameters of an "
+                    f"optimizer cannot be exchanged, make another one for them"
+                )
+            rule_states[name] = RULES[rule][1]
+            if not parameter.trainable:
+                entries[name] = (name, parameter, None, None, None)
+                continue
+            clip = group["grad_clip"] if parameter.need_clip else None
+            norm = clip.norm(shared_norms) if clip else None
+            if norm is not None:
+                norms[id(norm)] = norm
+            low, high = clip.bounds if clip else (-math.inf, math.inf)
+            l1, l2, decay = family._decays(group, name, parameter)
+            multiplier = family._multiplier(name, parameter)
+            key = (id(group), l1, l2, decay, low, high, multiplier)
+            if key not in kinds:
+                settings = _core.Settings(
+                    rule,
+                    group,
+                    l1=l1,
+                    l2=l2,
+                    decay=decay,
+                    scale=group.get("rescale_grad", 1.0),
+                    clip_min=low,
+                    clip_max=high,
+                )
+                kinds[key] = Kind(settings, group, multiplier)
+            own = states.get(name, {})
+            held = tuple(own[s] for s in rule_states[name] if s in own)
+            complete = held if len(held) == len(rule_states[name]) else None
+            entries[name] = (name, parameter, kinds[key].settings, norm, complete)
+    for name in names.values():
+        raise ValueError(
+            f"param_groups: parameter {name!r} is no longer in any 'params'; to leave it as it is, "
+            f"set its `trainable` to False"
+        )
+    return Plan(
+        tuple(entries[name] for name in parameters),
+        rule_states,
+        list(kinds.values()),
+        list(norms.values()),
+        _sources(groups),
+    )
+
+
+def _sources(groups: Iterable[Group]) -> list[Any]:
+    """A group's learning rate is none of them, it is read at every step; but its presence is."""
+    sources: list[Any] = [Parameter.revision]
+    for group in groups:
+        sources += [value for key, value in group.items() if key != "learning_rate"]
+        sources.append("learning_rate" in group)
+    return sources

@@ -1,0 +1,50 @@
+"""What the documentation shows runs: docstring examples, README code; and every class has some."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import roofstep
+
+README = Path(__file__).parents[1] / "README.md"
+MODULES = [m.name for m in pkgutil.iter_modules(roofstep.__path__) if m.name != "_core"]
+CLASSES = [
+    value
+    for module in (roofstep, roofstep.lr)
+    for name in module.__all__
+    if inspect.isclass(value := getattr(module, name))
+]
+
+
+@pytest.fixture(autouse=True)
+def default_threads():
+    """An example may choose a number of threads."""
+    yield
+    roofstep.set_num_threads(None)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples(name: str) -> None:
+    assert doctest.testmod(importlib.import_module(f"roofstep.{name}")).failed == 0
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_every_public_class_is_documented(cls: type) -> None:
+    """A base class is shown by its subclasses; all others have an example of their own."""
+    assert "Args:" in cls.__doc__ or cls is roofstep.ClipGradBase
+    if not cls.__subclasses__() or cls is roofstep.Adam:
+        assert ">>> " in cls.__doc__
+
+
+def test_readme_code() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, str(README), "exec"), {})

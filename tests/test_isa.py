@@ -1,0 +1,164 @@
+"""What is chosen for the process: the ISA by ROOFSTEP_ISA, and how many threads a step uses."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from roofstep import _core, threads
+
+ISAS = _core.isas()  # best first
+# Neither x86-64 nor AArch64 runs an ISA of the other.
+FOREIGN = next(name for name in ("neon", "avx2") if name not in ISAS)
+FROM_ENVIRONMENT = ("ROOFSTEP_ISA", "OMP_NUM_THREADS", "OMP_THREAD_LIMIT", "OMP_DYNAMIC")
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code in a process of its own, with no setting from outside but these."""
+    clean = {k: v for k, v in os.environ.items() if k not in FROM_ENVIRONMENT}
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env={**clean, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def output(code: str, **environment: str) -> str:
+    done = run(code, **environment)
+    assert done.returncode == 0, f"exit status {done.returncode}: {done.stderr}"
+    return done.stdout.strip()
+
+
+# The ISA ---------------------------------------------------------------------------------------
+
+WHICH = "import roofstep._core as c; print(c.isa(), *c.isas())"
+
+
+def test_the_best_isa_is_the_default() -> None:
+    assert output(WHICH).split() == [ISAS[0], *ISAS]
+    assert output(WHICH, ROOFSTEP_ISA="").split() == [ISAS[0], *ISAS]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_an_isa_can_be_forced(isa: str) -> None:
+    assert output(WHICH, ROOFSTEP_ISA=isa).split() == [isa, *ISAS]
+    told = output("import roofstep.__main__ as m; m.main(['info'])", ROOFSTEP_ISA=isa)
+    assert f" {isa} (" in told
+    assert "self-test passed" in told
+
+
+@pytest.mark.parametrize("isa", [FOREIGN, "avx1024", "AVX2", f" {ISAS[0]}", f"{ISAS[0]},", "0"])
+def test_an_isa_that_cannot_run_is_an_error_at_import(isa: str) -> None:
+    done = run("import roofstep", ROOFSTEP_ISA=isa)
+    assert done.returncode == 1
+    message = done.stderr.splitlines()[-1]
+    assert message.startswith("ImportError: ROOFSTEP_ISA: ")
+    assert f"'{isa}'" in message
+    assert ", ".join(ISAS) in message
+    assert "; " in message  # and the remedy
+
+
+def test_after_that_error_the_import_can_be_tried_again() -> None:
+    code = """
+import os
+try:
+    import roofstep
+except ImportError:
+    os.environ["ROOFSTEP_ISA"] = "%s"
+import roofstep._core as c
+print(c.isa())
+"""
+    assert output(code % ISAS[-1], ROOFSTEP_ISA="no") == ISAS[-1]
+
+
+# Threads ---------------------------------------------------------------------------------------
+
+THREADS = "import roofstep; print(roofstep.get_num_threads())"
+ON_ONE_CPU = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
+
+
+def test_threads_follow_the_cpus_and_the_environment() -> None:
+    default = int(output(THREADS))
+    assert 1 <= default <= len(os.sched_getaffinity(0))
+    assert output(THREADS, OMP_NUM_THREADS="1") == "1"
+    assert output(ON_ONE_CPU + THREADS) == "1"
+    most = threads._cgroup_quota() or 64
+    expected = min(64, most) if _core.openmp_version else 1
+    assert int(output(THREADS, OMP_NUM_THREADS="64")) == expected
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_threads_can_be_set(n: int) -> None:
+    set_and_reset = f"""
+import roofstep
+roofstep.set_num_threads({n})
+print(roofstep.get_num_threads())
+roofstep.set_num_threads(None)
+print(roofstep.get_num_threads())
+"""
+    assert output(set_and_reset, OMP_NUM_THREADS="1").split() == [str(n), "1"]
+
+
+# A step in a process of its own, which prints how many threads of the system it has added. NumPy
+# starts its own threads, if any, when it is imported.
+COUNT = """
+import os, numpy as np, roofstep
+count = lambda: len(os.listdir("/proc/self/task"))
+def optimizer(*sizes):
+    params = [roofstep.Parameter(np.ones(n, "f4")) for n in sizes]
+    for p in params:
+        p.grad = np.ones_like(p.data)
+    return roofstep.SGD(0.25, params, grad_clip=roofstep.ClipGradByGlobalNorm(1e9))
+"""
+STEP = """
+before = count()
+made = optimizer(*{sizes})
+made.step()
+assert all((p.data == 0.75).all() for p in made.parameters)
+print(count() - before)
+"""
+
+
+@pytest.mark.parametrize(
+    ("n", "sizes", "added"),
+    [
+        (2, [1 << 16], 0),
+        (2, [1 << 10] * 64, 0),
+        (2, [1 << 18], 1),
+        (2, [1 << 12] * 64, 1),
+        (3, [1 << 20], 2),
+        (1, [1 << 18], 0),
+    ],
+)
+def test_a_large_step_runs_on_as_many_threads(n: int, sizes: list[int], added: int) -> None:
+    code = COUNT + f"roofstep.set_num_threads({n})" + STEP.format(sizes=sizes)
+    assert int(output(code)) == (added if _core.openmp_version else 0)
+
+
+def test_no_more_threads_than_pieces_of_work() -> None:
+    code = COUNT + "roofstep.set_num_threads(1024)" + STEP.format(sizes=[1 << 18])
+    assert int(output(code)) <= 3
+
+
+def test_a_forked_child_can_step() -> None:
+    """The OpenMP threads of the parent do not exist in the child, which must not wait for them."""
+    code = """
+import signal
+roofstep.set_num_threads(2)
+made = optimizer(1 << 18)
+made.step()
+child = os.fork()
+if not child:
+    signal.alarm(3)  # a child that hangs dies of it
+    made.step()
+    os._exit(int(made.parameters[0].data[-1] != 0.5))
+print(os.waitpid(child, 0)[1])
+made.step()
+"""
+    assert output(COUNT + code) == "0"
