@@ -445,7 +445,7 @@ RATES: Table = {
     "longdouble beyond float": (np.longdouble("1e4000"), ValueError, "finite"),
 }  # fmt: skip
 BAD_PARAMETERS: Table = {
-    "array": (lambda w: ones(), TypeError, "parameters: expected a list.* got array"),
+    "array": (lambda w: ones(), TypeError, "parameters: expected a list.* got .*ndarray"),
     "Parameter": (lambda w: w[0], TypeError, "parameters: expected a list.* got .*Parameter"),
     "dict": (lambda w: {"params": w}, TypeError, "parameters: expected a list.* got .*dict"),
     "text": (lambda w: "weights", TypeError, "parameters: expected a list.* got .*str"),
