@@ -23,7 +23,7 @@ namespace {
 // What is inside the entries is kept by the entries, tuples all the way down.
 class Held {
  public:
-  Held() = default;
+  explicit Held(std::size_t count) { objects_.reserve(count); }
   Held(const Held&) = delete;
   Held& operator=(const Held&) = delete;
   ~Held() {
@@ -238,7 +238,8 @@ void check_parameter(py::handle array, py::str name) {
   view_parameter(array.ptr(), {parameter_role, name.ptr()});
 }
 
-std::vector<std::size_t> gather_and_step(const py::tuple& entries, const py::object& gradients,
+std::vector<std::size_t> gather_and_step(const py::tuple& entries,
+                                         const std::optional<py::tuple>& gradients,
                                          const py::object& counts, bool clear_grad, int threads) {
   static PyObject* const data_attribute = PyUnicode_InternFromString("data");
   static PyObject* const grad_attribute = PyUnicode_InternFromString("grad");
@@ -246,12 +247,11 @@ std::vector<std::size_t> gather_and_step(const py::tuple& entries, const py::obj
 
   const std::size_t entry_count = entries.size();
   std::int64_t* const step_counts = view_counts(counts.ptr(), entry_count);
-  const bool given = !gradients.is_none();
-  if (given && py::reinterpret_borrow<py::tuple>(gradients).size() != entry_count) {
+  if (gradients && gradients->size() != entry_count) {
     throw py::value_error("a step takes one gradient, or None, for each entry");
   }
 
-  Held held;
+  Held held(2 * entry_count);
   Constants constants;
   Norms norms;
   std::vector<Tensor> tensors;
@@ -266,8 +266,8 @@ std::vector<std::size_t> gather_and_step(const py::tuple& entries, const py::obj
   for (std::size_t i = 0; i < entry_count; ++i) {
     const Entry entry(PyTuple_GET_ITEM(entries.ptr(), i));
     const int norm = norms.index_of(entry.norm);
-    PyObject* grad_object = given ? PyTuple_GET_ITEM(gradients.ptr(), i)
-                                  : held.attribute(entry.parameter, grad_attribute);
+    PyObject* grad_object = gradients ? PyTuple_GET_ITEM(gradients->ptr(), i)
+                                      : held.attribute(entry.parameter, grad_attribute);
     const Subject param_subject{parameter_role, entry.name};
     const Subject grad_subject{gradient_role, entry.name};
     PyObject* param_object = held.attribute(entry.parameter, data_attribute);

@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -32,7 +33,7 @@ void check_parameter(pybind11::handle array, pybind11::str name);
 // Returns the indices of entries that have a gradient but no states yet, having written nothing
 // then; empty once the step is done.
 std::vector<std::size_t> gather_and_step(const pybind11::tuple& entries,
-                                         const pybind11::object& gradients,
+                                         const std::optional<pybind11::tuple>& gradients,
                                          const pybind11::object& counts, bool clear_grad,
                                          int threads);
 

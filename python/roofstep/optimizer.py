@@ -203,8 +203,9 @@ class Optimizer:
     def last_grad_norm(self) -> float | None:
         """The L2 norm of the gradients in the last step, before clipping.
 
-        It is that over all gradients of which the step took a norm to clip them; None if it took
-        none, or before the first step. ``ClipGradByGlobalNorm(math.inf)`` measures and never clips.
+        It is that over all gradients of which the step took a norm to clip them, 0.0 if none of
+        these was there; None if no norm clips, or before the first step.
+        ``ClipGradByGlobalNorm(math.inf)`` measures and never clips.
         """
         if not self._norms:
             return None

@@ -1,0 +1,315 @@
+"""The independent oracle: norms and update rules in plain NumPy, and again as the papers say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Context, Decimal, localcontext
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# ---------------------------------------------------------------------------------------------
+# Part one: the promised bits. T is the parameter's dtype. Constants are Python floats (double)
+# until T(...) rounds them, once; all else is NumPy arithmetic in T, from left to right.
+# ---------------------------------------------------------------------------------------------
+
+# 1000 digits: b**t is exact up to t = 18, where 1 - b**t can lie right between two doubles, and
+# beyond that more exact than double by whatever cancels.
+PRECISE = Context(prec=1000, Emin=-(10**15), Emax=10**15)
+
+
+def one_minus_power(b: float, t: int) -> float:
+    """1 - b**t of the double b, rounded once."""
+    return float(PRECISE.subtract(Decimal(1), PRECISE.power(Decimal(b), t)))
+
+
+State = dict[str, np.ndarray]
+
+
+def sgd(T: Any, t: int, g: np.ndarray, s: State) -> np.ndarray:
+    return g
+
+
+def momentum(T: Any, t: int, g: np.ndarray, s: State, *, momentum: float) -> np.ndarray:
+    s["velocity"] = T(momentum) * s["velocity"] + g
+    return s["velocity"]
+
+
+def nesterov(T: Any, t: int, g: np.ndarray, s: State, *, momentum: float) -> np.ndarray:
+    s["velocity"] = T(momentum) * s["velocity"] + g
+    return g + T(momentum) * s["velocity"]
+
+
+def adam(
+    T: Any, t: int, g: np.ndarray, s: State, *, beta1: float, beta2: float, epsilon: float
+) -> np.ndarray:
+    r = math.sqrt(one_minus_power(beta2, t))
+    c = r / one_minus_power(beta1, t)
+    e = epsilon * r
+    s["moment1"] = T(beta1) * s["moment1"] + T(1 - beta1) * g
+    s["moment2"] = T(beta2) * s["moment2"] + (T(1 - beta2) * g) * g
+    second = s["moment2"]
+    if "moment2_max" in s:
+        second = s["moment2_max"] = np.maximum(s["moment2_max"], second)
+    return (T(c) * s["moment1"]) / (np.sqrt(second) + T(e))
+
+
+class Rule(NamedTuple):
+    """The states a rule keeps, all 0 at first, and its direction for update t (1, 2, ...)."""
+
+    states: tuple[str, ...]
+    direction: Callable[..., np.ndarray]
+
+
+RULES = {
+    "SGD": Rule((), sgd),
+    "Momentum": Rule(("velocity",), momentum),
+    "Nesterov": Rule(("velocity",), nesterov),
+    "Adam": Rule(("moment1", "moment2"), adam),
+    "AMSGrad": Rule(("moment1", "moment2", "moment2_max"), adam),
+}
+
+
+@dataclass(frozen=True)
+class Value:
+    """Clips every element into [lo, hi]."""
+
+    lo: float
+    hi: float
+
+
+@dataclass(frozen=True, eq=False)  # eq=False: each object is a norm of its own
+class Norm:
+    """Scales a tensor whose norm is above the limit down to it."""
+
+    limit: float
+
+
+@dataclass(frozen=True, eq=False)
+class GlobalNorm:
+    """The same with one norm over all the tensors that share this object."""
+
+    limit: float
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that is chosen for one parameter; `lr` is the base rate times every multiplier."""
+
+    rule: str
+    hyper: Mapping[str, float] = field(default_factory=dict)
+    lr: float = 0.001
+    l1: float = 0.0
+    l2: float = 0.0
+    decay: float = 0.0
+    clip: Value | Norm | GlobalNorm | None = None
+    rescale: float = 1.0
+
+
+def update(p: np.ndarray, x: np.ndarray, t: int, state: State, s: Settings, factor: float) -> None:
+    """Update number t of parameter p by gradient x: clip, decay, rule, decoupled decay, move."""
+    T = p.dtype.type
+    g = T(factor * s.rescale) * x
+    if isinstance(s.clip, Value):
+        lo, hi = T(s.clip.lo * s.rescale), T(s.clip.hi * s.rescale)
+        g = np.where(g < lo, lo, g)
+        g = np.where(g > hi, hi, g)
+    if s.l2:
+        g = g + T(s.l2) * p
+    if s.l1:
+        g = g + T(s.l1) * np.sign(p)
+    d = RULES[s.rule].direction(T, t, g, state, **s.hyper)
+    if s.decay:
+        d = d + T(s.decay) * p
+    p[...] = p - T(s.lr) * d
+
+
+class Reference:
+    """Steps its own copies of the arrays; `settings` is one for all of them, or one for each."""
+
+    def __init__(
+        self, arrays: Sequence[np.ndarray], settings: Settings | Sequence[Settings]
+    ) -> None:
+        self.params = [a.copy(order="K") for a in arrays]
+        if isinstance(settings, Settings):
+            settings = [settings] * len(self.params)
+        self.settings = list(settings)
+        self.steps = [0] * len(self.params)
+        self.states: list[State] = [
+            {name: np.zeros_like(p) for name in RULES[s.rule].states}
+            for p, s in zip(self.params, self.settings, strict=True)
+        ]
+        self.norms: list[float] = []
+
+    def step(self, grads: Sequence[np.ndarray | None]) -> None:
+        with np.errstate(all="ignore"):
+            factors = self._clip_factors(grads)
+            for i, (p, x, s) in enumerate(zip(self.params, grads, self.settings, strict=True)):
+                if x is not None:
+                    self.steps[i] += 1
+                    update(p, x, self.steps[i], self.states[i], s, factors[i])
+
+    def _clip_factors(self, grads: Sequence[np.ndarray | None]) -> list[float]:
+        """The factor of each tensor; `norms` remembers the norms of this step, in order."""
+        members: dict[Any, list[int]] = {}
+        for i, (s, x) in enumerate(zip(self.settings, grads, strict=True)):
+            if x is not None and isinstance(s.clip, Norm | GlobalNorm):
+                one_norm = s.clip if isinstance(s.clip, GlobalNorm) else (s.clip, i)
+                members.setdefault(one_norm, []).append(i)
+        factors = [1.0] * len(grads)
+        self.norms = []
+        for indices in members.values():
+            n = norm([memory_order(self.params[i], grads[i]) for i in indices])
+            self.norms.append(n)
+            for i in indices:
+                factors[i] = clip_factor(n, self.settings[i].clip.limit)
+        return factors
+
+
+def clip_factor(n: float, limit: float) -> float:
+    if math.isnan(n):
+        return math.nan
+    return limit / n if n > limit else 1.0
+
+
+# Norms -----------------------------------------------------------------------------------------
+
+LANES, BLOCK = 64, 4096
+K = 2.0**-600
+
+
+def memory_order(p: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """The elements of x in the order in which those of p lie in memory."""
+    axes = sorted(range(p.ndim), key=lambda axis: -p.strides[axis])
+    return x.transpose(axes).ravel()
+
+
+def block_sum(x: np.ndarray) -> Any:
+    """The sum of squares of at most 4096 numbers: 64 lanes, then a halving tree."""
+    lanes = np.zeros(LANES, x.dtype)
+    for i in range(0, len(x), LANES):
+        row = x[i : i + LANES]
+        lanes[: len(row)] = lanes[: len(row)] + row * row
+    while len(lanes) > 1:
+        half = len(lanes) // 2
+        lanes = lanes[:half] + lanes[half:]
+    return lanes[0]
+
+
+class Sums(NamedTuple):
+    """Sums of squares: as they are, of numbers times 2**-600, and of numbers times 2**600."""
+
+    big: float = 0.0
+    mid: float = 0.0
+    small: float = 0.0
+
+    def plus(self, other: Sums) -> Sums:
+        return Sums(self.big + other.big, self.mid + other.mid, self.small + other.small)
+
+
+def block_sums(x: np.ndarray) -> Sums:
+    """The sum of one block, redone if it left the range in which its dtype is accurate."""
+    s = float(block_sum(x))
+    if x.dtype == np.float32:
+        return Sums(mid=s if 1e-25 < s < 1e37 else float(block_sum(x.astype(np.float64))))
+    if 1e-290 < s < 1e290:
+        return Sums(mid=s)
+    if s <= 1e-290:
+        return Sums(small=float(block_sum(x * 2.0**600)))
+    return Sums(big=float(block_sum(x * 2.0**-600)))
+
+
+def norm(tensors: Sequence[np.ndarray]) -> float:
+    """One norm over flat tensors: blocks are added in order to a tensor's sums, then tensors."""
+    total = Sums()
+    with np.errstate(all="ignore"):
+        for x in tensors:
+            sums = Sums()
+            for i in range(0, len(x), BLOCK):
+                sums = sums.plus(block_sums(x[i : i + BLOCK]))
+            total = total.plus(sums)
+    big, mid, small = total
+    if big != 0:
+        return math.sqrt(big + mid * K * K) / K
+    if mid != 0:
+        return math.sqrt(mid + small * K * K)
+    return math.sqrt(small) * K
+
+
+# ---------------------------------------------------------------------------------------------
+# Part two: the mathematics. One number at a time, 100 decimal digits, each formula as its
+# paper has it, so that an error in the order of operations above cannot hide in here as well.
+# ---------------------------------------------------------------------------------------------
+
+PAPER = Context(prec=100, Emin=-(10**15), Emax=10**15)
+Numbers = dict[str, Decimal]
+
+
+def paper_sgd(g: Decimal, t: int, s: Numbers) -> Decimal:
+    """Robbins & Monro, 1951."""
+    return g
+
+
+def paper_momentum(g: Decimal, t: int, s: Numbers, *, momentum: Decimal) -> Decimal:
+    """Polyak, 1964."""
+    s["velocity"] = momentum * s["velocity"] + g
+    return s["velocity"]
+
+
+def paper_nesterov(g: Decimal, t: int, s: Numbers, *, momentum: Decimal) -> Decimal:
+    """Nesterov, 1983, in the form of Sutskever et al., 2013."""
+    s["velocity"] = momentum * s["velocity"] + g
+    return g + momentum * s["velocity"]
+
+
+def paper_adam(
+    g: Decimal, t: int, s: Numbers, *, beta1: Decimal, beta2: Decimal, epsilon: Decimal
+) -> Decimal:
+    """Kingma & Ba, 2015; with moment2_max Reddi, Kale & Kumar, 2018."""
+    s["moment1"] = beta1 * s["moment1"] + (1 - beta1) * g
+    s["moment2"] = beta2 * s["moment2"] + (1 - beta2) * g**2
+    second = s["moment2"]
+    if "moment2_max" in s:
+        second = s["moment2_max"] = max(s["moment2_max"], second)
+    mhat = s["moment1"] / (1 - beta1**t)
+    vhat = second / (1 - beta2**t)
+    return mhat / (vhat.sqrt() + epsilon)
+
+
+PAPERS: dict[str, Callable[..., Decimal]] = {
+    "SGD": paper_sgd,
+    "Momentum": paper_momentum,
+    "Nesterov": paper_nesterov,
+    "Adam": paper_adam,
+    "AMSGrad": paper_adam,
+}
+
+
+class Paper:
+    """One parameter of one number; settings as above, but without clipping."""
+
+    def __init__(
+        self, p: float, settings: Settings, t: int = 0, state: Mapping[str, float] | None = None
+    ) -> None:
+        names = RULES[settings.rule].states
+        self.p, self.settings, self.t = Decimal(p), settings, t
+        self.state = {name: Decimal((state or {}).get(name, 0.0)) for name in names}
+        self.hyper = {name: Decimal(value) for name, value in settings.hyper.items()}
+
+    def step(self, x: float) -> None:
+        s = self.settings
+        self.t += 1
+        with localcontext(PAPER):
+            g = Decimal(s.rescale) * Decimal(x) + Decimal(s.l2) * self.p
+            if self.p:
+                g += Decimal(s.l1) * Decimal(1).copy_sign(self.p)
+            d = PAPERS[s.rule](g, self.t, self.state, **self.hyper)
+            self.p -= Decimal(s.lr) * (d + Decimal(s.decay) * self.p)
+
+
+def ulps(found: float, exact: Decimal, T: Any, size: Decimal | None = None) -> float:
+    """The error of `found` in units of the last place that T has at |size| (else at |exact|)."""
+    place = np.spacing(T(abs(float(exact if size is None else size))))
+    return float(abs(Decimal(float(found)) - exact) / Decimal(float(place)))

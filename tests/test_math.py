@@ -1,0 +1,222 @@
+"""Every rule against its paper at 100 digits: errors in units of the last place, with budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import reference as ref
+import roofstep
+
+DTYPES = (np.float32, np.float64)
+BETAS = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
+CLASSES: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, float]]] = {
+    "SGD": (roofstep.SGD, {}, {}),
+    "Momentum": (roofstep.Momentum, {}, {"momentum": 0.9}),
+    "Nesterov": (roofstep.Momentum, {"use_nesterov": True}, {"momentum": 0.9}),
+    "Adam": (roofstep.Adam, {}, BETAS),
+    "AMSGrad": (roofstep.Adam, {"amsgrad": True}, BETAS),
+}
+TIMES = (1, 2, 3, 10, 100, 1000, 10**4, 10**5, 10**6)
+
+
+def test_every_rule_has_a_paper_and_a_budget() -> None:
+    assert set(ref.RULES) == set(ref.PAPERS) == set(CLASSES) == set(ONE_UPDATE) == set(MANY_UPDATES)
+
+
+def package(settings: ref.Settings, array: np.ndarray) -> Any:
+    """The optimizer with these settings, of the one parameter p."""
+    make, options, hyper = CLASSES[settings.rule]
+    assert set(hyper) == set(settings.hyper)
+    if settings.decay:
+        make, options = roofstep.AdamW, {**options, "weight_decay": settings.decay}
+    elif settings.l1:
+        options = {**options, "weight_decay": roofstep.L1Decay(settings.l1)}
+    elif settings.l2:
+        options = {**options, "weight_decay": roofstep.L2Decay(settings.l2)}
+    parameter = roofstep.Parameter(array, name="p")
+    options = {**options, **settings.hyper, "learning_rate": settings.lr}
+    return make(parameters=[parameter], **options), parameter
+
+
+def resumed(
+    settings: ref.Settings, array: np.ndarray, t: int, state: Mapping[str, np.ndarray]
+) -> Any:
+    """The same after t updates that have left this state."""
+    optimizer, parameter = package(settings, array.copy())
+    parameter.grad = np.zeros_like(array)
+    optimizer.step()
+    saved = optimizer.state_dict()
+    saved["p_step_0"] = np.full_like(saved["p_step_0"], t)
+    saved.update({f"p_{name}_0": value for name, value in state.items()})
+    optimizer, parameter = package(settings, array)
+    optimizer.set_state_dict(saved)
+    return optimizer, parameter
+
+
+# One update ------------------------------------------------------------------------------------
+
+# In ULPs: of the direction, and of each state. Every constant that T rounds, product, sum,
+# quotient and root adds up to half a unit of its own place, up to one of the result's if that
+# begins with a smaller digit; the root halves what is below it. In float64 the coefficients
+# are exact. Measured over six seeds: 0; 1.30; 2.77 and 1.30; 4.69, 1.30 and 2.43; 5.08, 1.40,
+# 2.28 and 2.11.
+ONE_UPDATE: dict[str, tuple[float, dict[str, float]]] = {
+    "SGD": (0.0, {}),
+    "Momentum": (1.5, {"velocity": 1.5}),
+    "Nesterov": (3.0, {"velocity": 1.5}),
+    "Adam": (5.5, {"moment1": 1.5, "moment2": 2.5}),
+    "AMSGrad": (5.5, {"moment1": 1.5, "moment2": 2.5, "moment2_max": 2.5}),
+}
+
+
+def measure_one_update(rule: str, dtype: Any) -> tuple[float, dict[str, float]]:
+    """The largest errors of a direction and of the states after one update."""
+    rng = np.random.default_rng(1)
+    direction, states = 0.0, dict.fromkeys(ref.RULES[rule].states, 0.0)
+    base = CLASSES[rule][2]
+    variations: list[dict[str, float]] = [{}]
+    if "beta1" in base:
+        variations += [{"beta1": 0.5, "beta2": 0.9}, {"beta1": 0.99, "beta2": 0.99999}]
+    for variation in variations:
+        settings = ref.Settings(rule, {**base, **variation}, lr=1.0)
+        for t in TIMES:
+            n = 400
+            # All positive: where terms cancel, the error is of the terms and not of the sum.
+            x = (10.0 ** rng.uniform(-3, 3, n)).astype(dtype)
+            state = {}
+            if t > 1:
+                for name in ref.RULES[rule].states:
+                    power = 2 if "moment2" in name else 1
+                    state[name] = ((10.0 ** rng.uniform(-3, 3, n)) ** power).astype(dtype)
+            # Rate 1 and parameter 0: the new parameter is the direction, unrounded.
+            array = np.zeros(n, dtype)
+            optimizer, parameter = resumed(settings, array, t - 1, state)
+            parameter.grad = x
+            optimizer.step()
+            saved = optimizer.state_dict()
+            for i in range(n):
+                mine = {name: float(value[i]) for name, value in state.items()}
+                paper = ref.Paper(0.0, settings, t - 1, mine)
+                paper.step(float(x[i]))
+                direction = max(direction, ref.ulps(array[i], paper.p, dtype))
+                for name, exact in paper.state.items():
+                    error = ref.ulps(saved[f"p_{name}_0"][i], exact, dtype)
+                    states[name] = max(states[name], error)
+    return direction, states
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rule", CLASSES)
+def test_one_update(rule: str, dtype: Any) -> None:
+    """From any state at any time, up to the millionth update: bias corrections stay right."""
+    direction, states = measure_one_update(rule, dtype)
+    budget, budgets = ONE_UPDATE[rule]
+    assert direction <= budget
+    assert states.keys() == budgets.keys()
+    for name, error in states.items():
+        assert error <= budgets[name], name
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_first_update_of_adam_is_the_rate(dtype: Any) -> None:
+    """m/(1-b1) over the root of v/(1-b2) is the sign of the gradient, however long the gradient."""
+    for gradient in (1e-3, 1.0, 1e3):
+        array = np.zeros(1, dtype)
+        optimizer, parameter = package(ref.Settings("Adam", BETAS, lr=1.0), array)
+        parameter.grad = np.full(1, -gradient, dtype)
+        optimizer.step()
+        assert abs(array[0] - gradient / (gradient + 1e-8)) <= 4 * np.finfo(dtype).eps
+
+
+# Decay and rate --------------------------------------------------------------------------------
+
+
+DECAYS: dict[str, dict[str, Any]] = {
+    "L2": {"l2": 0.03},
+    "L1": {"l1": 0.02},
+    "decoupled": {"decay": 0.03},
+}
+# In ULPs of the new parameter. Its own rounding takes up to half of one; the rest is the error
+# of a move 60 times smaller, or more. Measured over six seeds: 0.501.
+BUDGET_MOVE = 0.51
+
+
+def measure_move(rule: str, decay: str, dtype: Any) -> float:
+    rng = np.random.default_rng(2)
+    n = 400
+    before = (rng.choice([-1, 1], n) * rng.uniform(1, 2, n)).astype(dtype)
+    x = (0.01 * rng.standard_normal(n)).astype(dtype)
+    settings = replace(ref.Settings(rule, CLASSES[rule][2], lr=0.01), **DECAYS[decay])
+    t = 10
+    state = {name: rng.uniform(0.01, 0.02, n).astype(dtype) for name in ref.RULES[rule].states}
+    array = before.copy()
+    optimizer, parameter = resumed(settings, array, t, state)
+    parameter.grad = x
+    optimizer.step()
+    worst = 0.0
+    for i in range(n):
+        mine = {name: float(value[i]) for name, value in state.items()}
+        paper = ref.Paper(float(before[i]), settings, t, mine)
+        paper.step(float(x[i]))
+        worst = max(worst, ref.ulps(array[i], paper.p, dtype))
+    return worst
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("decay", DECAYS)
+@pytest.mark.parametrize("rule", CLASSES)
+def test_move(rule: str, decay: str, dtype: Any) -> None:
+    """The parameter itself rounds once; a move much smaller than it adds next to nothing."""
+    if decay == "decoupled" and rule not in ("Adam", "AMSGrad"):
+        decay = "L2"  # only AdamW decays apart from the gradient
+    assert 0 < measure_move(rule, decay, dtype) <= BUDGET_MOVE
+
+
+# Many updates ----------------------------------------------------------------------------------
+
+MANY = 1000
+# In ULPs. The parameter rounds a thousand times: a random walk of about sqrt(1000 / 12) = 9.
+# In float32 Adam's betas round as well, always the same way: 1 - T(0.999) is less than 0.001 by
+# 1.3e-5 of it, and that is how far moment2 in the end lies too high, 110 to 220 ULPs of its own;
+# so it is in every Adam that holds 0.999 in float32. Measured over twelve seeds: 16 and 20;
+# 14 and 14; 14 and 10; 41 and 17; 44 and 16.
+MANY_UPDATES: dict[str, dict[Any, float]] = {
+    "SGD": {np.float32: 20.0, np.float64: 20.0},
+    "Momentum": {np.float32: 15.0, np.float64: 15.0},
+    "Nesterov": {np.float32: 15.0, np.float64: 15.0},
+    "Adam": {np.float32: 45.0, np.float64: 20.0},
+    "AMSGrad": {np.float32: 45.0, np.float64: 20.0},
+}
+
+
+def measure_many_updates(rule: str, dtype: Any) -> float:
+    """The largest error of a parameter after a thousand updates, in ULPs of the farthest point."""
+    rng = np.random.default_rng(3)
+    n = 8
+    settings = ref.Settings(rule, CLASSES[rule][2], lr=0.01, l2=0.01)
+    array = rng.standard_normal(n).astype(dtype)
+    papers = [ref.Paper(float(one), settings) for one in array]
+    optimizer, parameter = package(settings, array)
+    farthest = np.abs(array)
+    for _ in range(MANY):
+        x = (rng.standard_normal(n) + 0.1).astype(dtype)
+        parameter.grad = x
+        optimizer.step()
+        farthest = np.maximum(farthest, np.abs(array))
+        for paper, one in zip(papers, x, strict=True):
+            paper.step(float(one))
+    return max(
+        ref.ulps(found, paper.p, dtype, size)
+        for found, paper, size in zip(array, papers, farthest, strict=True)
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rule", CLASSES)
+def test_many_updates(rule: str, dtype: Any) -> None:
+    assert measure_many_updates(rule, dtype) <= MANY_UPDATES[rule][dtype]
