@@ -1,78 +1,86 @@
-"""Checks of settings: each returns the value, or raises saying what was expected and what to do."""
+"""Checks of arguments: each returns the value, or says what was expected, what came, the remedy."""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 Check = Callable[[str, Any], Any]
 
 
-def real(name: str, value: object) -> float:
-    """Any finite real number, of Python or NumPy; a bool is none."""
+def shown(value: object) -> str:
+    """A value and its type, for a message."""
+    return f"{value!r} of type {type(value).__name__}"
+
+
+def real(name: str, value: object, interval: str = "(-inf, inf)") -> float:
+    """A real number of Python or NumPy in `interval`, written as in mathematics: "(0, 1]"."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(
-            f"{name}: expected a number, got {value!r} of type {type(value).__name__}; "
-            f"pass an int or a float"
+            f"{name}: expected a real number in {interval}, got {shown(value)}; "
+            "pass a Python or NumPy number"
         )
     try:
         number = float(value)
     except OverflowError:  # an int beyond all floats
         number = math.inf
-    if not math.isfinite(number):
-        raise ValueError(f"{name}: expected a finite number, got {number}; mend what computed it")
-    return number
-
-
-def non_negative(name: str, value: object) -> float:
-    """A finite number of at least 0."""
-    number = real(name, value)
-    if number < 0:
-        raise ValueError(f"{name}: expected a number >= 0, got {number}; drop the sign")
-    return number
-
-
-def fraction(name: str, value: object) -> float:
-    """A number in [0, 1): the decay rate of a running mean."""
-    number = real(name, value)
-    if not 0 <= number < 1:
-        raise ValueError(f"{name}: expected a number in [0, 1), got {number}; 0.9 is usual")
-    return number
-
-
-def limit(name: str, value: object) -> float:
-    """A number above 0, infinity included."""
-    number = math.inf if isinstance(value, float) and value == math.inf else real(name, value)
-    if number <= 0:
-        raise ValueError(f"{name}: expected a number > 0, got {number}; drop the sign")
-    return number
-
-
-def whole(name: str, value: object, least: int, most: int) -> int:
-    """An integer between the two."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name}: expected an int, got {value!r}; pass a whole number")
-    if not least <= int(value) <= most:
+    low, high = map(float, interval[1:-1].split(","))
+    above = low <= number if interval[0] == "[" else low < number
+    below = number <= high if interval[-1] == "]" else number < high
+    if not (above and below):
         raise ValueError(
-            f"{name}: expected an int from {least} to {most}, got {value}; pass one in between"
+            f"{name}: expected a real number in {interval}, got {number}; pass one in there"
         )
+    return number
+
+
+non_negative = functools.partial(real, interval="[0, inf)")
+fraction = functools.partial(real, interval="[0, 1)")
+
+
+def whole(name: str, value: object, least: int, most: float = math.inf) -> int:
+    """An integer from `least` to `most`."""
+    wanted = f"an int >= {least}" if most == math.inf else f"an int from {least} to {most}"
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name}: expected {wanted}, got {shown(value)}; pass a whole number")
+    if not least <= int(value) <= most:
+        raise ValueError(f"{name}: expected {wanted}, got {value}; pass one in there")
     return int(value)
 
 
 def flag(name: str, value: object) -> bool:
     """True or False."""
     if not isinstance(value, bool):
-        raise TypeError(f"{name}: expected True or False, got {value!r}; pass a bool")
+        raise TypeError(f"{name}: expected True or False, got {shown(value)}; pass a bool")
     return value
 
 
-def function(name: str, value: Any) -> Any:
-    """A callable, or None."""
-    if value is not None and not callable(value):
-        raise TypeError(f"{name}: expected a function or None, got {value!r}; pass a callable")
+def choice(name: str, value: object, *choices: str) -> str:
+    """One of some words, in lower case."""
+    if not isinstance(value, str) or value.lower() not in choices:
+        raise ValueError(f"{name}: expected one of {choices}, got {value!r}; pass one of these")
+    return value.lower()
+
+
+def function(name: str, value: F, example: str) -> F:
+    """A callable; `example` is one that would do."""
+    if not callable(value):
+        raise TypeError(
+            f"{name}: expected a function, got {shown(value)}; pass a callable such as `{example}`"
+        )
     return value
+
+
+def sequence(name: str, values: Iterable[T]) -> tuple[T, ...]:
+    """Several things in an order."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise TypeError(f"{name}: expected a list, got {shown(values)}; put it in brackets")
+    return tuple(values)
 
 
 def is_schedule(value: object) -> bool:

@@ -42,7 +42,7 @@ class ClipGradByValue(ClipGradBase):
     """
 
     def __init__(self, max: float, min: float | None = None) -> None:
-        high = checks.real("max", max) if min is not None else checks.limit("max", max)
+        high = checks.real("max", max, "(0, inf)" if min is None else "(-inf, inf)")
         low = checks.real("min", min) if min is not None else -high
         if low > high:
             raise ValueError(f"min: expected at most max={high}, got {low}; swap the two")
@@ -87,7 +87,7 @@ class ClipGradByNorm(ClipGradBase):
     """
 
     def __init__(self, clip_norm: float) -> None:
-        self._clip_norm = checks.limit("clip_norm", clip_norm)
+        self._clip_norm = checks.real("clip_norm", clip_norm, "(0, inf]")
 
     @property
     def clip_norm(self) -> float:
@@ -133,7 +133,7 @@ class ClipGradByGlobalNorm(ClipGradBase):
     def __init__(
         self, clip_norm: float, group_name: str = "default_group", auto_skip_clip: bool = False
     ) -> None:
-        self._clip_norm = checks.limit("clip_norm", clip_norm)
+        self._clip_norm = checks.real("clip_norm", clip_norm, "(0, inf]")
         self.group_name = group_name
         self.auto_skip_clip = checks.flag("auto_skip_clip", auto_skip_clip)
 

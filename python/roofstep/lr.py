@@ -25,15 +25,15 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-import numbers
 from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, SupportsFloat, TypeVar
+from numbers import Real
+from typing import TYPE_CHECKING, Any, SupportsFloat
+
+from roofstep import checks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-T = TypeVar("T")
 
 __all__ = [
     "ConstantLR",
@@ -61,74 +61,14 @@ __all__ = [
     "preview",
 ]
 
-# Checks: each returns the value, or raises saying what was expected, what came and what to do.
-
+# The rates that a schedule may give.
 RATE = "[0, inf)"
 
 
-def _shown(value: object) -> str:
-    return f"{value!r} of type {type(value).__name__}"
-
-
-def _real(name: str, value: object, interval: str) -> float:
-    """A real number in `interval`, which is written as in mathematics: "(0, 1]"."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(
-            f"{name}: expected a real number in {interval}, got {_shown(value)}; "
-            "pass a Python or NumPy number"
-        )
-    number = float(value)
-    low, high = map(float, interval[1:-1].split(","))
-    above = low <= number if interval[0] == "[" else low < number
-    below = number <= high if interval[-1] == "]" else number < high
-    if not (above and below):
-        raise ValueError(
-            f"{name}: expected a real number in {interval}, got {number}; pass one in there"
-        )
-    return number
-
-
-def _whole(name: str, value: object, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(
-            f"{name}: expected an int >= {least}, got {_shown(value)}; pass a whole number"
-        )
-    if value < least:
-        raise ValueError(f"{name}: expected an int >= {least}, got {value}; {least} is the least")
-    return int(value)
-
-
-def _flag(name: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name}: expected True or False, got {_shown(value)}; pass a bool")
-    return value
-
-
-def _choice(name: str, value: object, *choices: str) -> str:
-    if not isinstance(value, str) or value.lower() not in choices:
-        raise ValueError(f"{name}: expected one of {choices}, got {value!r}; pass one of these")
-    return value.lower()
-
-
-def _function(name: str, value: Callable[[int], float]) -> Callable[[int], float]:
-    if not callable(value):
-        raise TypeError(
-            f"{name}: expected a function of the epoch, got {_shown(value)}; "
-            "pass a callable such as `lambda epoch: 0.9**epoch`"
-        )
-    return value
-
-
-def _sequence(name: str, values: Iterable[T]) -> tuple[T, ...]:
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise TypeError(f"{name}: expected a list, got {_shown(values)}; put it in brackets")
-    return tuple(values)
-
-
 def _increasing(name: str, values: Iterable[float]) -> tuple[float, ...]:
-    epochs = _sequence(name, values)
+    epochs = checks.sequence(name, values)
     for i, epoch in enumerate(epochs):
-        _real(f"{name}[{i}]", epoch, "[0, inf)")
+        checks.real(f"{name}[{i}]", epoch, "[0, inf)")
     if any(left >= right for left, right in pairwise(epochs)):
         raise ValueError(
             f"{name}: expected strictly increasing epochs, got {list(epochs)}; sort them, each once"
@@ -139,13 +79,14 @@ def _increasing(name: str, values: Iterable[float]) -> tuple[float, ...]:
 def _metric(name: str, value: Any) -> float:
     """A real number, or the only element of an array or tensor of any library."""
     try:
-        scalar = value if isinstance(value, numbers.Real) else value.item()
+        scalar = value if isinstance(value, Real) else value.item()
     except Exception:  # no array, or several elements: each library has its own error
         scalar = None
-    if isinstance(scalar, bool) or not isinstance(scalar, numbers.Real):
+    if isinstance(scalar, bool) or not isinstance(scalar, Real):
         raise TypeError(
-            f"{name}: expected a real number or an array of one element, got {_shown(value)}; "
-            "pass one, such as the mean loss, at each step of ReduceOnPlateau (a preview has none)"
+            f"{name}: expected a real number or an array of one element, got "
+            f"{checks.shown(value)}; pass one, such as the mean loss, at each step of "
+            "ReduceOnPlateau (a preview has none)"
         )
     return float(scalar)
 
@@ -192,9 +133,9 @@ class LRScheduler:
     def __init__(
         self, learning_rate: float = 0.1, last_epoch: int = -1, verbose: bool = False
     ) -> None:
-        self.base_lr = self.last_lr = _real("learning_rate", learning_rate, RATE)
-        self.last_epoch = _whole("last_epoch", last_epoch, -1)
-        self.verbose = _flag("verbose", verbose)
+        self.base_lr = self.last_lr = checks.real("learning_rate", learning_rate, RATE)
+        self.last_epoch = checks.whole("last_epoch", last_epoch, -1)
+        self.verbose = checks.flag("verbose", verbose)
         self.step()
 
     def get_lr(self) -> float:
@@ -208,9 +149,9 @@ class LRScheduler:
     def step(self, epoch: int | None = None) -> None:
         """Go to the next epoch, or straight to `epoch`; a step that is refused changes nothing."""
         before = self.last_epoch
-        self.last_epoch = before + 1 if epoch is None else _whole("epoch", epoch, 0)
+        self.last_epoch = before + 1 if epoch is None else checks.whole("epoch", epoch, 0)
         try:
-            self.last_lr = _real(f"{type(self).__name__}.get_lr()", self.get_lr(), RATE)
+            self.last_lr = checks.real(f"{type(self).__name__}.get_lr()", self.get_lr(), RATE)
         except BaseException:
             self.last_epoch = before
             raise
@@ -263,7 +204,7 @@ class LRScheduler:
     ) -> list[tuple[LRScheduler, dict[str, Any]]]:
         """Collect what loading would set, here and in nested schedules, and all that is wrong."""
         if not isinstance(state, Mapping):
-            faults.append(f"{path or 'state_dict'}: expected a dict, got {_shown(state)}")
+            faults.append(f"{path or 'state_dict'}: expected a dict, got {checks.shown(state)}")
             return []
         self.state_keys()
         nested = self._nested()
@@ -286,9 +227,9 @@ class LRScheduler:
 
     def _read_value(self, key: str, name: str, value: Any) -> Any:
         if key == "last_epoch":
-            return _whole(name, value, 0)
+            return checks.whole(name, value, 0)
         if key == "last_lr":
-            return _real(name, value, RATE)
+            return checks.real(name, value, RATE)
         return copy.deepcopy(value)
 
     def plot(self, steps: int) -> Axes:
@@ -333,9 +274,10 @@ def preview(scheduler: LRScheduler, steps: int) -> list[float]:
     """
     if not isinstance(scheduler, LRScheduler):
         raise TypeError(
-            f"scheduler: expected an LRScheduler, got {_shown(scheduler)}; pass one of roofstep.lr"
+            f"scheduler: expected an LRScheduler, got {checks.shown(scheduler)}; "
+            "pass one of roofstep.lr"
         )
-    steps = _whole("steps", steps, 1)
+    steps = checks.whole("steps", steps, 1)
     probe = copy.deepcopy(scheduler)
     _silence(probe)
     rates = [probe()]
@@ -394,7 +336,7 @@ class ExponentialDecay(LRScheduler):
     def __init__(
         self, learning_rate: float, gamma: float, last_epoch: int = -1, verbose: bool = False
     ) -> None:
-        self.gamma = _real("gamma", gamma, "(0, 1)")
+        self.gamma = checks.real("gamma", gamma, "(0, 1)")
         super().__init__(learning_rate, last_epoch, verbose)
 
     def get_lr(self) -> float:
@@ -421,7 +363,7 @@ class NaturalExpDecay(LRScheduler):
     def __init__(
         self, learning_rate: float, gamma: float, last_epoch: int = -1, verbose: bool = False
     ) -> None:
-        self.gamma = _real("gamma", gamma, "(0, inf)")
+        self.gamma = checks.real("gamma", gamma, "(0, inf)")
         super().__init__(learning_rate, last_epoch, verbose)
 
     def get_lr(self) -> float:
@@ -448,7 +390,7 @@ class InverseTimeDecay(LRScheduler):
     def __init__(
         self, learning_rate: float, gamma: float, last_epoch: int = -1, verbose: bool = False
     ) -> None:
-        self.gamma = _real("gamma", gamma, "[0, inf)")
+        self.gamma = checks.real("gamma", gamma, "[0, inf)")
         super().__init__(learning_rate, last_epoch, verbose)
 
     def get_lr(self) -> float:
@@ -481,7 +423,7 @@ class LambdaDecay(LRScheduler):
         last_epoch: int = -1,
         verbose: bool = False,
     ) -> None:
-        self.lr_lambda = _function("lr_lambda", lr_lambda)
+        self.lr_lambda = checks.function("lr_lambda", lr_lambda, "lambda epoch: 0.9**epoch")
         super().__init__(learning_rate, last_epoch, verbose)
 
     def get_lr(self) -> float:
@@ -515,7 +457,7 @@ class MultiplicativeDecay(LRScheduler):
         last_epoch: int = -1,
         verbose: bool = False,
     ) -> None:
-        self.lr_lambda = _function("lr_lambda", lr_lambda)
+        self.lr_lambda = checks.function("lr_lambda", lr_lambda, "lambda epoch: 0.9**epoch")
         super().__init__(learning_rate, last_epoch, verbose)
 
     def get_lr(self) -> float:
@@ -548,8 +490,8 @@ class StepDecay(LRScheduler):
         last_epoch: int = -1,
         verbose: bool = False,
     ) -> None:
-        self.step_size = _whole("step_size", step_size, 1)
-        self.gamma = _real("gamma", gamma, "[0, 1)")
+        self.step_size = checks.whole("step_size", step_size, 1)
+        self.gamma = checks.real("gamma", gamma, "[0, 1)")
         super().__init__(learning_rate, last_epoch, verbose)
 
     def get_lr(self) -> float:
@@ -584,7 +526,7 @@ class MultiStepDecay(LRScheduler):
         verbose: bool = False,
     ) -> None:
         self.milestones = _increasing("milestones", milestones)
-        self.gamma = _real("gamma", gamma, "[0, 1)")
+        self.gamma = checks.real("gamma", gamma, "[0, 1)")
         super().__init__(learning_rate, last_epoch, verbose)
 
     def get_lr(self) -> float:
@@ -620,13 +562,13 @@ class PiecewiseDecay(LRScheduler):
         self.boundaries = _increasing("boundaries", boundaries)
         if not self.boundaries:
             raise ValueError("boundaries: expected at least one epoch, got []; or use ConstantLR")
-        given = _sequence("values", values)
+        given = checks.sequence("values", values)
         if len(given) != len(self.boundaries) + 1:
             raise ValueError(
                 f"values: expected {len(self.boundaries) + 1}, one more than boundaries, got "
                 f"{len(given)}; pass one before the first boundary and one from each boundary on"
             )
-        self.values = tuple(_real(f"values[{i}]", rate, RATE) for i, rate in enumerate(given))
+        self.values = tuple(checks.real(f"values[{i}]", rate, RATE) for i, rate in enumerate(given))
         super().__init__(self.values[0], last_epoch, verbose)
 
     def get_lr(self) -> float:
@@ -663,9 +605,9 @@ class LinearLR(LRScheduler):
         last_epoch: int = -1,
         verbose: bool = False,
     ) -> None:
-        self.total_steps = _whole("total_steps", total_steps, 1)
-        self.start_factor = _real("start_factor", start_factor, "(0, 1]")
-        self.end_factor = _real("end_factor", end_factor, "[0, 1]")
+        self.total_steps = checks.whole("total_steps", total_steps, 1)
+        self.start_factor = checks.real("start_factor", start_factor, "(0, 1]")
+        self.end_factor = checks.real("end_factor", end_factor, "[0, 1]")
         super().__init__(learning_rate, last_epoch, verbose)
 
     def get_lr(self) -> float:
@@ -706,10 +648,10 @@ class PolynomialDecay(LRScheduler):
         last_epoch: int = -1,
         verbose: bool = False,
     ) -> None:
-        self.decay_steps = _whole("decay_steps", decay_steps, 1)
-        self.end_lr = _real("end_lr", end_lr, RATE)
-        self.power = _real("power", power, "(0, inf)")
-        self.cycle = _flag("cycle", cycle)
+        self.decay_steps = checks.whole("decay_steps", decay_steps, 1)
+        self.end_lr = checks.real("end_lr", end_lr, RATE)
+        self.power = checks.real("power", power, "(0, inf)")
+        self.cycle = checks.flag("cycle", cycle)
         super().__init__(learning_rate, last_epoch, verbose)
 
     def get_lr(self) -> float:
@@ -748,8 +690,8 @@ class CosineAnnealingDecay(LRScheduler):
         last_epoch: int = -1,
         verbose: bool = False,
     ) -> None:
-        self.T_max = _whole("T_max", T_max, 1)
-        self.eta_min = _real("eta_min", eta_min, RATE)
+        self.T_max = checks.whole("T_max", T_max, 1)
+        self.eta_min = checks.real("eta_min", eta_min, RATE)
         super().__init__(learning_rate, last_epoch, verbose)
 
     def get_lr(self) -> float:
@@ -782,7 +724,7 @@ class InverseSqrt(LRScheduler):
     def __init__(
         self, learning_rate: float, warmup_steps: int, last_epoch: int = -1, verbose: bool = False
     ) -> None:
-        self.warmup_steps = _whole("warmup_steps", warmup_steps, 1)
+        self.warmup_steps = checks.whole("warmup_steps", warmup_steps, 1)
         super().__init__(learning_rate, last_epoch, verbose)
 
     def get_lr(self) -> float:
@@ -821,7 +763,7 @@ class NoamDecay(InverseSqrt):
         last_epoch: int = -1,
         verbose: bool = False,
     ) -> None:
-        self.d_model = _whole("d_model", d_model, 1)
+        self.d_model = checks.whole("d_model", d_model, 1)
         super().__init__(learning_rate, warmup_steps, last_epoch, verbose)
 
     def get_lr(self) -> float:
@@ -867,11 +809,11 @@ class WarmupStableDecay(LRScheduler):
         last_epoch: int = -1,
         verbose: bool = False,
     ) -> None:
-        self.warmup_steps = _whole("warmup_steps", warmup_steps, 0)
-        self.stable_steps = _whole("stable_steps", stable_steps, 0)
-        self.decay_steps = _whole("decay_steps", decay_steps, 1)
-        self.end_lr = _real("end_lr", end_lr, RATE)
-        self.power = _real("power", power, "(0, inf)")
+        self.warmup_steps = checks.whole("warmup_steps", warmup_steps, 0)
+        self.stable_steps = checks.whole("stable_steps", stable_steps, 0)
+        self.decay_steps = checks.whole("decay_steps", decay_steps, 1)
+        self.end_lr = checks.real("end_lr", end_lr, RATE)
+        self.power = checks.real("power", power, "(0, inf)")
         super().__init__(learning_rate, last_epoch, verbose)
 
     def get_lr(self) -> float:
@@ -915,9 +857,9 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         last_epoch: int = -1,
         verbose: bool = False,
     ) -> None:
-        self.T_0 = _whole("T_0", T_0, 1)
-        self.T_mult = _whole("T_mult", T_mult, 1)
-        self.eta_min = _real("eta_min", eta_min, RATE)
+        self.T_0 = checks.whole("T_0", T_0, 1)
+        self.T_mult = checks.whole("T_mult", T_mult, 1)
+        self.eta_min = checks.real("eta_min", eta_min, RATE)
         super().__init__(learning_rate, last_epoch, verbose)
 
     def step(self, epoch: float | None = None) -> None:
@@ -929,7 +871,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
             self._fraction = 0.0
             super().step()
         else:
-            self._fraction, whole = math.modf(_real("epoch", epoch, "[0, inf)"))
+            self._fraction, whole = math.modf(checks.real("epoch", epoch, "[0, inf)"))
             super().step(int(whole))
 
     def get_lr(self) -> float:
@@ -985,16 +927,18 @@ class CyclicLR(LRScheduler):
         last_epoch: int = -1,
         verbose: bool = False,
     ) -> None:
-        self.base_learning_rate = _real("base_learning_rate", base_learning_rate, RATE)
-        self.max_learning_rate = _real("max_learning_rate", max_learning_rate, RATE)
-        self.step_size_up = _whole("step_size_up", step_size_up, 1)
+        self.base_learning_rate = checks.real("base_learning_rate", base_learning_rate, RATE)
+        self.max_learning_rate = checks.real("max_learning_rate", max_learning_rate, RATE)
+        self.step_size_up = checks.whole("step_size_up", step_size_up, 1)
         down = step_size_up if step_size_down is None else step_size_down
-        self.step_size_down = _whole("step_size_down", down, 1)
-        self.scale_fn = None if scale_fn is None else _function("scale_fn", scale_fn)
+        self.step_size_down = checks.whole("step_size_down", down, 1)
+        if scale_fn is not None:
+            checks.function("scale_fn", scale_fn, "lambda cycle: 0.5**cycle")
+        self.scale_fn = scale_fn
         modes = ("triangular", "triangular2", "exp_range")
-        self.mode = _choice("mode", mode, *modes) if self.scale_fn is None else mode
-        self.exp_gamma = _real("exp_gamma", exp_gamma, "(0, inf)")
-        self.scale_mode = _choice("scale_mode", scale_mode, "cycle", "iterations")
+        self.mode = checks.choice("mode", mode, *modes) if self.scale_fn is None else mode
+        self.exp_gamma = checks.real("exp_gamma", exp_gamma, "(0, inf)")
+        self.scale_mode = checks.choice("scale_mode", scale_mode, "cycle", "iterations")
         super().__init__(self.base_learning_rate, last_epoch, verbose)
 
     def get_lr(self) -> float:
@@ -1058,13 +1002,15 @@ class OneCycleLR(LRScheduler):
         last_epoch: int = -1,
         verbose: bool = False,
     ) -> None:
-        self.max_learning_rate = _real("max_learning_rate", max_learning_rate, RATE)
-        self.total_steps = _whole("total_steps", total_steps, 1)
-        self.divide_factor = _real("divide_factor", divide_factor, "(0, inf)")
-        self.end_learning_rate = _real("end_learning_rate", end_learning_rate, RATE)
-        self.three_phase = _flag("three_phase", three_phase)
-        self.phase_pct = _real("phase_pct", phase_pct, "[0, 0.5)" if three_phase else "[0, 1]")
-        self.anneal_strategy = _choice("anneal_strategy", anneal_strategy, "cos", "linear")
+        self.max_learning_rate = checks.real("max_learning_rate", max_learning_rate, RATE)
+        self.total_steps = checks.whole("total_steps", total_steps, 1)
+        self.divide_factor = checks.real("divide_factor", divide_factor, "(0, inf)")
+        self.end_learning_rate = checks.real("end_learning_rate", end_learning_rate, RATE)
+        self.three_phase = checks.flag("three_phase", three_phase)
+        self.phase_pct = checks.real(
+            "phase_pct", phase_pct, "[0, 0.5)" if three_phase else "[0, 1]"
+        )
+        self.anneal_strategy = checks.choice("anneal_strategy", anneal_strategy, "cos", "linear")
         super().__init__(self.max_learning_rate / self.divide_factor, last_epoch, verbose)
 
     def get_lr(self) -> float:
@@ -1136,17 +1082,17 @@ class ReduceOnPlateau(LRScheduler):
         epsilon: float = 1e-8,
         verbose: bool = False,
     ) -> None:
-        self.mode = _choice("mode", mode, "min", "max")
-        self.factor = _real("factor", factor, "[0, 1)")
-        self.patience = _whole("patience", patience, 0)
-        self.threshold = _real("threshold", threshold, "[0, inf)")
-        self.threshold_mode = _choice("threshold_mode", threshold_mode, "rel", "abs")
-        self.cooldown = _whole("cooldown", cooldown, 0)
-        self.min_lr = _real("min_lr", min_lr, RATE)
-        self.epsilon = _real("epsilon", epsilon, "[0, inf)")
+        self.mode = checks.choice("mode", mode, "min", "max")
+        self.factor = checks.real("factor", factor, "[0, 1)")
+        self.patience = checks.whole("patience", patience, 0)
+        self.threshold = checks.real("threshold", threshold, "[0, inf)")
+        self.threshold_mode = checks.choice("threshold_mode", threshold_mode, "rel", "abs")
+        self.cooldown = checks.whole("cooldown", cooldown, 0)
+        self.min_lr = checks.real("min_lr", min_lr, RATE)
+        self.epsilon = checks.real("epsilon", epsilon, "[0, inf)")
         # Not through the base, which steps: there is no metric yet.
-        self.base_lr = _real("learning_rate", learning_rate, RATE)
-        self.verbose = _flag("verbose", verbose)
+        self.base_lr = checks.real("learning_rate", learning_rate, RATE)
+        self.verbose = checks.flag("verbose", verbose)
         self._restart()
 
     def _restart(self) -> None:
@@ -1171,7 +1117,7 @@ class ReduceOnPlateau(LRScheduler):
             ValueError: `epoch` < 0.
         """
         metric = _metric("metrics", metrics)
-        self.last_epoch = self.last_epoch + 1 if epoch is None else _whole("epoch", epoch, 0)
+        self.last_epoch = self.last_epoch + 1 if epoch is None else checks.whole("epoch", epoch, 0)
         if self.cooldown_counter > 0:
             self.cooldown_counter -= 1
         elif self._improves(metric):
@@ -1203,7 +1149,7 @@ class ReduceOnPlateau(LRScheduler):
 
     def _read_value(self, key: str, name: str, value: Any) -> Any:
         if key in ("cooldown_counter", "num_bad_epochs"):
-            return _whole(name, value, 0)
+            return checks.whole(name, value, 0)
         if key == "best":
             best = math.nan if value is None else _metric(name, value)
             return None if math.isnan(best) else best  # Paddle keeps a first NaN as the best
@@ -1232,7 +1178,7 @@ class _Composite(LRScheduler):
             TypeError: `epoch` is no whole number, or a ReduceOnPlateau needs a metric.
             ValueError: `epoch` < 0, or a nested schedule ends before it.
         """
-        target = self.last_epoch + 1 if epoch is None else _whole("epoch", epoch, 0)
+        target = self.last_epoch + 1 if epoch is None else checks.whole("epoch", epoch, 0)
         inner, start = self._select(target)
         if inner is not None:
             inner._go(target - start, metrics)
@@ -1286,11 +1232,11 @@ class LinearWarmup(_Composite):
         self._after = (
             learning_rate
             if isinstance(learning_rate, LRScheduler)
-            else ConstantLR(_real("learning_rate, if no LRScheduler", learning_rate, RATE))
+            else ConstantLR(checks.real("learning_rate, if no LRScheduler", learning_rate, RATE))
         )
-        self.warmup_steps = _whole("warmup_steps", warmup_steps, 1)
-        self.start_lr = _real("start_lr", start_lr, RATE)
-        self.end_lr = _real("end_lr", end_lr, f"({self.start_lr}, inf)")
+        self.warmup_steps = checks.whole("warmup_steps", warmup_steps, 1)
+        self.start_lr = checks.real("start_lr", start_lr, RATE)
+        self.end_lr = checks.real("end_lr", end_lr, f"({self.start_lr}, inf)")
         super().__init__(self.start_lr, last_epoch, verbose)
 
     def _nested(self) -> dict[str, LRScheduler]:
@@ -1336,15 +1282,15 @@ class SequentialLR(_Composite):
         last_epoch: int = -1,
         verbose: bool = False,
     ) -> None:
-        self.schedules = _sequence("schedules", schedules)
+        self.schedules = checks.sequence("schedules", schedules)
         for i, schedule in enumerate(self.schedules):
             if not isinstance(schedule, LRScheduler):
                 raise TypeError(
-                    f"schedules[{i}]: expected an LRScheduler, got {_shown(schedule)}; "
+                    f"schedules[{i}]: expected an LRScheduler, got {checks.shown(schedule)}; "
                     "wrap a constant rate in ConstantLR"
                 )
-        given = enumerate(_sequence("milestones", milestones))
-        self.milestones = tuple(_whole(f"milestones[{i}]", epoch, 1) for i, epoch in given)
+        given = enumerate(checks.sequence("milestones", milestones))
+        self.milestones = tuple(checks.whole(f"milestones[{i}]", epoch, 1) for i, epoch in given)
         _increasing("milestones", self.milestones)
         if len(self.schedules) != len(self.milestones) + 1:
             raise ValueError(

@@ -279,8 +279,12 @@ class AdamW(Adam):
         name: str | None = None,
     ) -> None:
         _not_yet(use_lowprecision_moment=use_lowprecision_moment)
-        self._lr_ratio = checks.function("lr_ratio", lr_ratio)
-        self._decays_by_name = checks.function("apply_decay_param_fun", apply_decay_param_fun)
+        if lr_ratio is not None:
+            checks.function("lr_ratio", lr_ratio, "lambda parameter: 0.5")
+        if apply_decay_param_fun is not None:
+            checks.function("apply_decay_param_fun", apply_decay_param_fun, "lambda name: True")
+        self._lr_ratio = lr_ratio
+        self._decays_by_name = apply_decay_param_fun
         super().__init__(
             learning_rate,
             beta1,
