@@ -25,6 +25,9 @@ Settings make_settings(const std::string& rule, const pybind11::dict& fields, do
 // Throws, naming the parameter, unless the array could be stepped in place.
 void check_parameter(pybind11::handle array, pybind11::str name);
 
+// Throws, naming the parameter, unless its gradient could be filled with zeros.
+void check_clearable(pybind11::handle gradient, pybind11::str name);
+
 // Steps every parameter that has a gradient. An entry is a tuple (name, parameter, Settings or
 // None, Norm or None, tuple of states or None); without Settings it is passed over. A parameter is
 // an object with `data` and `grad`; `gradients` is None, or a tuple that stands in the place of the

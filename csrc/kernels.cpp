@@ -2,6 +2,7 @@
 #include "kernels.hpp"
 
 #include <new>
+#include <type_traits>
 #include <utility>
 
 namespace roofstep {
@@ -52,8 +53,11 @@ auto pick(bool decoupled) {
 
 template <class R, class T, std::size_t... I>
 void prepare(const Hyper& hyper, std::int64_t t, Prepared& out) {
-  R rule;
   static_assert(R::fields.count <= max_fields && R::states.count <= max_states);
+  static_assert(sizeof(R) == (R::fields.count ? R::fields.count * sizeof(double) : 1),
+                "the members of a rule are its fields, in their order");
+  static_assert(std::is_trivially_copyable_v<R> && std::is_trivially_copyable_v<Closure<R, T>>);
+  R rule;
   __builtin_memcpy(static_cast<void*>(&rule), hyper.fields, R::fields.count * sizeof(double));
   static_assert(sizeof(Closure<R, T>) <= sizeof(out.closure));
   new (out.closure) Closure<R, T>(rule.template at<T>(t));
@@ -61,10 +65,10 @@ void prepare(const Hyper& hyper, std::int64_t t, Prepared& out) {
   out.l1 = hyper.l1;
   out.l2 = hyper.l2;
   out.decay = hyper.decay;
-  const bool decoupled = hyper.decay != 0;
-  out.loop = hyper.l2 != 0   ? pick<R, T, Coupled::l2, I...>(decoupled)
-             : hyper.l1 != 0 ? pick<R, T, Coupled::l1, I...>(decoupled)
-                             : pick<R, T, Coupled::none, I...>(decoupled);
+  const bool decoupled = T(hyper.decay) != 0;
+  out.loop = T(hyper.l2) != 0   ? pick<R, T, Coupled::l2, I...>(decoupled)
+             : T(hyper.l1) != 0 ? pick<R, T, Coupled::l1, I...>(decoupled)
+                                : pick<R, T, Coupled::none, I...>(decoupled);
 }
 
 template <class R, std::size_t... I>

@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <cstdlib>
+#include <limits>
 #include <stdexcept>
 
 #include "arrays.hpp"
@@ -75,6 +76,8 @@ PYBIND11_MODULE(_core, m) {
 
   m.def("check_parameter", check_parameter, "array"_a, "name"_a,
         "Raises, naming the parameter, unless the array could be stepped in place.");
+  m.def("check_clearable", check_clearable, "gradient"_a, "name"_a,
+        "Raises, naming the parameter, unless its gradient could be filled with zeros.");
   m.def("step", gather_and_step, "entries"_a, "gradients"_a, "counts"_a, "clear_grad"_a,
         "threads"_a, "Steps every entry that has a gradient; see gather.hpp.");
 }

@@ -116,12 +116,12 @@ def update(p: np.ndarray, x: np.ndarray, t: int, state: State, s: Settings, fact
         lo, hi = T(s.clip.lo * s.rescale), T(s.clip.hi * s.rescale)
         g = np.where(g < lo, lo, g)
         g = np.where(g > hi, hi, g)
-    if s.l2:
+    if T(s.l2):
         g = g + T(s.l2) * p
-    if s.l1:
+    if T(s.l1):
         g = g + T(s.l1) * np.sign(p)
     d = RULES[s.rule].direction(T, t, g, state, **s.hyper)
-    if s.decay:
+    if T(s.decay):
         d = d + T(s.decay) * p
     p[...] = p - T(s.lr) * d
 

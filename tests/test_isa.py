@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -88,9 +89,43 @@ def test_threads_follow_the_cpus_and_the_environment() -> None:
     assert 1 <= default <= len(os.sched_getaffinity(0))
     assert output(THREADS, OMP_NUM_THREADS="1") == "1"
     assert output(ON_ONE_CPU + THREADS) == "1"
-    most = threads._cgroup_quota() or 64
-    expected = min(64, most) if _core.openmp_version else 1
-    assert int(output(THREADS, OMP_NUM_THREADS="64")) == expected
+    many = int(output(THREADS, OMP_NUM_THREADS="64"))
+    assert many == 64 or (many <= len(os.sched_getaffinity(0)))  # no quota here, or one
+
+
+CGROUPS = {
+    "none": ("0::/", {"cpu.max": "max 100000"}, 0),
+    "whole": ("0::/", {"cpu.max": "300000 100000"}, 3),
+    "a part more": ("0::/", {"cpu.max": "250000 100000"}, 3),
+    "of a slice": ("0::/a/b", {"a/b/cpu.max": "max 100000", "a/cpu.max": "200000 100000"}, 2),
+    "the least": ("0::/a/b", {"a/b/cpu.max": "100000 100000", "a/cpu.max": "400000 100000"}, 1),
+    "of another": ("0::/a", {"b/cpu.max": "100000 100000"}, 0),
+    "seen from inside": ("0::/host/x", {"cpu.max": "200000 100000"}, 2),
+    "version 1": (
+        "5:memory:/m\n4:cpu,cpuacct:/a",
+        {"cpu/a/cpu.cfs_quota_us": "200000", "cpu/a/cpu.cfs_period_us": "100000"},
+        2,
+    ),
+    "version 1, none": (
+        "4:cpu,cpuacct:/",
+        {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"},
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize(("membership", "files", "cpus"), CGROUPS.values(), ids=CGROUPS)
+def test_cgroup_quota(membership: str, files: dict[str, str], cpus: int, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    (tmp_path / "membership").write_text(membership)
+    assert threads._cgroup_quota(tmp_path / "membership", root) == cpus
+
+
+def test_no_cgroups(tmp_path: Path) -> None:
+    assert threads._cgroup_quota(tmp_path / "nothing", tmp_path) == 0
 
 
 @pytest.mark.parametrize("n", [1, 2, 7])

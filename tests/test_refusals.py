@@ -728,7 +728,7 @@ WHICH: Table = {
     "no_grad_set: name": (lambda w: "w3", TypeError, "no_grad_set: .*str"),
     "no_grad_set: one": (lambda w: w.last, TypeError, "no_grad_set: .*Parameter"),
     "no_grad_set: array": (lambda w: w.last.data, TypeError, "no_grad_set: .*ndarray"),
-    "no_grad_set: all": (lambda w: w.params, ValueError, "gradient"),
+    "no_grad_set: all": (lambda w: w.params, ValueError, "left to be updated"),
 }
 
 

@@ -37,11 +37,11 @@ class Directory:
             )
         return position
 
-    def arrange(self, pairs: Iterable[Any]) -> Gradients:
-        """A gradient or None for every parameter; refuses what are no pairs, or two for one."""
+    def arrange(self, pairs: Iterable[tuple[Any, Any]]) -> Gradients:
+        """A gradient or None for every parameter; refuses two for one."""
         gradients: Gradients = [None] * len(self._names)
         seen = set()
-        for which, gradient in as_pairs(pairs):
+        for which, gradient in pairs:
             position = self.find(which)
             if position in seen:
                 raise ValueError(
@@ -78,28 +78,39 @@ def as_pairs(pairs: Any) -> list[tuple[Any, Any]]:
     return found
 
 
-def differentiate(loss: Any, parameters: Mapping[str, Parameter]) -> tuple[Gradients, bool]:
-    """The gradients of a loss, and whether this call has put them on the parameters.
+def differentiate(
+    loss: Any, parameters: Mapping[str, Parameter], moving: set[int]
+) -> tuple[Gradients, list[Parameter]]:
+    """The gradients of a loss, and the parameters on which this call has put theirs.
 
     If the loss fails, what it has put there by then is dropped: it would be used as if it were
     whole. See `roofstep.Optimizer.minimize` for what a loss may be.
+
+    Args:
+        loss: a callable, something with ``backward()``, or anything else.
+        parameters: all, by name.
+        moving: the positions of those that are to be updated.
     """
-    before = {name: p.grad for name, p in parameters.items()}
+    row = list(parameters.values())
+    before = [p.grad for p in row]
+
+    def changed() -> list[Parameter]:
+        return [p for p, old in zip(row, before, strict=True) if p.grad is not old]
+
     try:
-        called = callable(loss)
-        if called:
+        if callable(loss):
             loss = loss()
             if isinstance(loss, tuple):
-                return _returned(loss, parameters), False
-        waiting = [p.grad is None for p in parameters.values() if p.trainable]
-        if hasattr(loss, "backward") and all(waiting):
+                return _returned(loss, parameters), changed()
+            if any(p.grad is not None for p in row) or not hasattr(loss, "backward"):
+                return [p.grad for p in row], row
+        if hasattr(loss, "backward") and all(row[i].grad is None for i in moving):
             loss.backward()
-            called = True
-        return [p.grad for p in parameters.values()], called
+            return [p.grad for p in row], row
+        return [p.grad for p in row], []
     except BaseException:
-        for name, parameter in parameters.items():
-            if parameter.grad is not before[name]:
-                parameter.grad = None
+        for parameter in changed():
+            parameter.grad = None
         raise
 
 

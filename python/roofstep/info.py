@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 import roofstep
-from roofstep import _core
+from roofstep import _core, threads
 
 # More than one piece of work, so that several threads take part; an odd size, so that vectors
 # have a tail.
@@ -40,10 +40,10 @@ def self_test() -> list[str]:
     expected = _adamw_in_numpy(start.copy(), gradients)
 
     failures = []
-    isa, threads = _core.isa(), roofstep.get_num_threads()
+    isa, chosen, available = _core.isa(), threads._chosen, threads.get_num_threads()
     try:
         for candidate in _core.isas():
-            for n in {1, threads, 2}:
+            for n in {1, 2, available}:
                 _core.set_isa(candidate)
                 roofstep.set_num_threads(n)
                 weights = roofstep.Parameter(start.copy())
@@ -54,7 +54,7 @@ def self_test() -> list[str]:
                     failures.append(f"{candidate} with {n} threads")
     finally:
         _core.set_isa(isa)
-        roofstep.set_num_threads(threads)
+        threads.set_num_threads(chosen)
     return failures
 
 

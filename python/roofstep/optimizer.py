@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -64,6 +65,8 @@ class Optimizer:
         **settings: Any,
     ) -> None:
         self._learning_rate = checks.learning_rate("learning_rate", learning_rate)
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"name: expected a str or None, got {name!r}; pass its str()")
         self._name = name
         self._defaults: dict[str, Any] = {
             "learning_rate": 1.0,
@@ -76,6 +79,7 @@ class Optimizer:
         self._parameters: dict[str, Parameter] = {}
         self._states: dict[str, dict[str, Array]] = {}
         self._counts = np.zeros(0, np.int64)
+        self._lock = threading.Lock()
         self._plan: plan.Plan | None = None
         self._norms: list[_core.Norm] | None = None
         if parameters is not None:
@@ -128,7 +132,9 @@ class Optimizer:
                 complete[key] = as_clip(key, value)
             elif key in self._settings:
                 complete[key] = self._settings[key](key, value)
-            elif key != "params":
+            elif key == "params":
+                complete[key] = tuple(value)
+            else:
                 known = ("params", "learning_rate", "weight_decay", "grad_clip", *self._settings)
                 raise ValueError(
                     f"{key!r} is no setting of {type(self).__name__}, whose groups take "
@@ -184,20 +190,34 @@ class Optimizer:
                 f"or to minimize()"
             )
         learning_rate = self.get_lr()  # asked first and once: a schedule may do as it likes
-        while True:
-            current = self._current_plan()
-            for kind in current.kinds:
-                factor = checks.non_negative(
-                    "learning_rate of a group", kind.group["learning_rate"]
+        with self._alone():
+            while True:
+                current = self._current_plan()
+                for kind in current.kinds:
+                    factor = checks.non_negative(
+                        "learning_rate of a group", kind.group["learning_rate"]
+                    )
+                    kind.settings.learning_rate = learning_rate * factor * kind.multiplier
+                missing = _core.step(
+                    current.entries, gradients, self._counts, clear_grad, threads.get_num_threads()
                 )
-                kind.settings.learning_rate = learning_rate * factor * kind.multiplier
-            missing = _core.step(
-                current.entries, gradients, self._counts, clear_grad, threads.get_num_threads()
+                if not missing:
+                    break
+                self._create_states(current, missing)
+            self._norms = current.norms
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Refuses two threads at once: a step lets go of the GIL while it writes."""
+        if not self._lock.acquire(blocking=False):
+            raise RuntimeError(
+                f"this {type(self).__name__} is being stepped by another thread; give each thread "
+                f"an optimizer of its own, or a lock around this one"
             )
-            if not missing:
-                break
-            self._create_states(current, missing)
-        self._norms = current.norms
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     @property
     def last_grad_norm(self) -> float | None:
@@ -260,7 +280,7 @@ class Optimizer:
         """
         _only_none(startup_program=startup_program, callbacks=callbacks)
         with self._moving(parameters, no_grad_set) as chosen:
-            gradients, _ = differentiate(loss, self._parameters)
+            gradients, _ = differentiate(loss, self._parameters, chosen)
             return self._pairs(gradients, chosen)
 
     def apply_gradients(self, params_grads: Iterable[tuple[Any, Array | None]]) -> list[Any]:
@@ -293,10 +313,11 @@ class Optimizer:
         """Get the gradients of a loss and step by them.
 
         Args:
-            loss: a callable, which is called and returns ``loss``, having set the gradients, or
-                ``(loss, gradients)``, a list in the order of all parameters or a dict by name; or a
-                loss with ``.backward()``, which is called when no parameter holds a gradient; or
-                any loss whose gradients are on the parameters already.
+            loss: a callable, which is called and returns ``loss``, having set the gradients (all
+                that are on the parameters then are used), or ``(loss, gradients)``, a list in the
+                order of all parameters or a dict by name; or a loss with ``.backward()``, which is
+                called when no parameter to be updated holds a gradient; or any loss whose gradients
+                are on the parameters already.
             startup_program: of static graphs; None.
             parameters: only these, given as parameters, arrays or names, are updated. An optimizer
                 made without parameters takes them for good.
@@ -322,13 +343,13 @@ class Optimizer:
         """
         _only_none(startup_program=startup_program)
         with self._moving(parameters, no_grad_set) as chosen:
-            gradients, obtained = differentiate(loss, self._parameters)
+            gradients, obtained = differentiate(loss, self._parameters, chosen)
             try:
                 pairs = self._pairs(gradients, chosen)
                 self.apply_gradients(pairs)
             finally:
-                if obtained:
-                    self.clear_grad()
+                for parameter in obtained:
+                    parameter.grad = None
         return [], pairs
 
     @contextmanager
@@ -341,7 +362,14 @@ class Optimizer:
             chosen = {*range(len(self._parameters))}
             if given is not None and not adopts:
                 chosen = {*map(directory.find, given)}
-            yield chosen - {*map(directory.find, kept or ())}
+            chosen -= {*map(directory.find, kept or ())}
+            chosen = {i for i in chosen if self.parameters[i].trainable}
+            if not chosen:
+                raise ValueError(
+                    "no parameter is left to be updated; name some in `parameters`, fewer in "
+                    "`no_grad_set`, or make some trainable"
+                )
+            yield chosen
 
     @contextmanager
     def _adopting(self, parameters: Iterable[Any] | None) -> Iterator[None]:
@@ -352,7 +380,7 @@ class Optimizer:
         try:
             yield
         except BaseException:
-            if had_none:
+            if had_none and not self._counts.any():  # no update has come about
                 self._parameters, self.param_groups, self._states = {}, [], {}
                 self._counts, self._plan = np.zeros(0, np.int64), None
             raise
@@ -362,7 +390,7 @@ class Optimizer:
         pairs = [
             (p, g)
             for i, (p, g) in enumerate(zip(self.parameters, gradients, strict=True))
-            if g is not None and i in chosen and p.trainable
+            if g is not None and i in chosen
         ]
         if not pairs:
             raise ValueError(
@@ -388,16 +416,7 @@ class Optimizer:
                 parameter.grad = None
             return
         for name, parameter in held:
-            if not isinstance(parameter.grad, np.ndarray):
-                raise TypeError(
-                    f"the gradient of parameter {name!r}: expected a NumPy array, got a "
-                    f"{type(parameter.grad).__name__}; drop the gradients with clear_grad()"
-                )
-            if not parameter.grad.flags.writeable:
-                raise ValueError(
-                    f"the gradient of parameter {name!r}: expected a writable array, got a "
-                    f"read-only one; drop the gradients with clear_grad()"
-                )
+            _core.check_clearable(parameter.grad, name)
         for _, parameter in held:
             parameter.grad[...] = 0  # type: ignore[index]
 
@@ -428,6 +447,10 @@ class Optimizer:
                 f"set_lr: the schedule {self._learning_rate!r} is in use and would overrule the "
                 f"number; change the schedule, or give another to set_lr_scheduler()"
             )
+        if callable(value):
+            raise TypeError(
+                f"value: expected a number, got {value!r}; use set_lr_scheduler() for it"
+            )
         self._learning_rate = checks.non_negative("value", value)
 
     def set_lr_scheduler(self, scheduler: Callable[[], float]) -> None:
@@ -453,12 +476,17 @@ class Optimizer:
             stepped, ``LR_Scheduler`` if a schedule is in use.
         """
         saved: dict[str, Any] = {}
-        states = self._current_plan().states
-        for name, count in zip(self._parameters, self._counts, strict=True):
-            if count:
-                own = self._states.get(name, {})
-                saved |= {state.key(name, s): own[s].copy() for s in states[name] if s in own}
-                saved[state.key(name, "step")] = np.array(count)
+        with self._alone():
+            states = self._current_plan().states
+            for (name, parameter), count in zip(
+                self._parameters.items(), self._counts, strict=True
+            ):
+                if count:
+                    own = self._states.get(name, {})
+                    for s in states[name]:  # a state may be new since a setting was edited
+                        array = own[s].copy() if s in own else np.zeros_like(parameter.data)
+                        saved[state.key(name, s)] = array
+                    saved[state.key(name, "step")] = np.array(count)
         if hasattr(self._learning_rate, "state_dict"):
             saved["LR_Scheduler"] = self._learning_rate.state_dict()
         return saved
@@ -498,20 +526,31 @@ class Optimizer:
                 "state_dict does not fit this optimizer, and nothing was changed:\n  "
                 + "\n  ".join(problems)
             )
-        loaded = [(n, s, array) for n, named in states.items() for s, array in named.items()]
-        memory = state.zeros(self._parameters[n].data for n, _, _ in loaded)
-        new_states: dict[str, dict[str, Array]] = {}
-        for (name, s, array), own in zip(loaded, memory, strict=True):
+        with self._alone():
+            laid_out = self._laid_out(states)
+            counts = np.array([steps.get(name, 0) for name in self._parameters], np.int64)
+            if load:
+                load(state_dict["LR_Scheduler"])  # refuses before it changes anything
+            self._states, self._counts, self._plan = laid_out, counts, None
+
+    def _laid_out(self, states: Mapping[str, Mapping[str, Array]]) -> dict[str, dict[str, Array]]:
+        """Copies of states in memory of our own, each laid out as its parameter."""
+        row = [(name, s, array) for name, named in states.items() for s, array in named.items()]
+        memory = state.zeros(self._parameters[name].data for name, _, _ in row)
+        copies: dict[str, dict[str, Array]] = {}
+        for (name, s, array), own in zip(row, memory, strict=True):
             own[...] = array
-            new_states.setdefault(name, {})[s] = own
-        counts = np.array([steps.get(name, 0) for name in self._parameters], np.int64)
-        if load:
-            load(state_dict["LR_Scheduler"])  # refuses before it changes anything
-        self._states, self._counts, self._plan = new_states, counts, None
+            copies.setdefault(name, {})[s] = own
+        return copies
 
     def __getstate__(self) -> dict[str, Any]:
-        """For pickle and deepcopy: all but what the next step makes anew."""
-        return {**self.__dict__, "_plan": None, "_norms": None}
+        """For pickle and deepcopy: all but what is made anew."""
+        return {**self.__dict__, "_plan": None, "_norms": None, "_lock": None}
+
+    def __setstate__(self, attributes: dict[str, Any]) -> None:
+        self.__dict__.update(attributes)
+        self._lock = threading.Lock()
+        self._states = self._laid_out(self._states)
 
     clear_gradients = clear_grad
     load_state_dict = set_state_dict

@@ -44,23 +44,43 @@ def get_num_threads() -> int:
     By default that of the CPUs this process may run on (its affinity), or ``OMP_NUM_THREADS``,
     but no more than a cgroup's CPU quota grants.
     """
+    if not _core.openmp_version:
+        return 1
     return _chosen if _chosen is not None else _default()
 
 
 @functools.cache
 def _default() -> int:
-    return max(1, min(_core.max_threads(), _cgroup_quota() or _core.max_threads()))
+    quota = _cgroup_quota(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+    return max(1, min(_core.max_threads(), quota or _core.max_threads()))
 
 
-def _cgroup_quota() -> int:
-    """Whole CPUs granted by a cgroup (version 2, then 1), 0 for no limit."""
-    root = Path("/sys/fs/cgroup")
+def _cgroup_quota(membership: Path, root: Path) -> int:
+    """Whole CPUs granted to this process by its cgroups of version 2 or 1; 0 for no limit."""
     try:
-        if (root / "cpu.max").exists():
-            quota, period = (root / "cpu.max").read_text().split()
+        lines = [line.split(":", 2) for line in membership.read_text().splitlines()]
+    except OSError:  # no cgroups here
+        return 0
+    quotas = []
+    for _, controllers, path in lines:
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        home = root / ("cpu" if controllers else "") / path.lstrip("/")
+        # In a container the path may be that of the host, of which only the root is seen.
+        for group in {home, *home.parents, root / "cpu" if controllers else root}:
+            if group.is_relative_to(root):
+                quotas.append(_quota(group))
+    return min(filter(None, quotas), default=0)
+
+
+def _quota(group: Path) -> int:
+    """The CPUs that one cgroup grants, rounded up; 0 for no limit."""
+    try:
+        if (group / "cpu.max").exists():
+            quota, period = (group / "cpu.max").read_text().split()
         else:
-            quota = (root / "cpu/cpu.cfs_quota_us").read_text()
-            period = (root / "cpu/cpu.cfs_period_us").read_text()
+            quota = (group / "cpu.cfs_quota_us").read_text()
+            period = (group / "cpu.cfs_period_us").read_text()
         return max(0, -(-int(quota) // int(period)))
-    except (OSError, ValueError):  # no cgroups here, or the word "max"
+    except (OSError, ValueError):  # none, or the word "max"
         return 0
