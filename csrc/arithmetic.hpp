@@ -5,6 +5,9 @@
 inline float square_root(float x) { return __builtin_sqrtf(x); }
 inline double square_root(double x) { return __builtin_sqrt(x); }
 
+inline float magnitude(float x) { return __builtin_fabsf(x); }
+inline double magnitude(double x) { return __builtin_fabs(x); }
+
 // NaN if either is NaN, as numpy.maximum.
 template <class T>
 inline T maximum(T a, T b) {
@@ -22,8 +25,8 @@ inline T clamp(T x, T low, T high) {
 // sign(0) is 0 and sign(NaN) is NaN, as numpy.sign.
 template <class T>
 inline T sign(T x) {
-  const T magnitude = x != x ? x : T(x != 0);
-  return x < 0 ? -magnitude : magnitude;
+  const T one_or_nan = x != x ? x : T(x != 0);
+  return x < 0 ? -one_or_nan : one_or_nan;
 }
 
 // An unevaluated sum of two doubles: about 106 bits of mantissa.
@@ -48,14 +51,21 @@ inline DoubleDouble multiply(DoubleDouble a, DoubleDouble b) {
   return {high, low - (high - p.high)};
 }
 
-// 1 - base**exponent for a base in [0, 1], rounded once: neither libm's pow, whose bits differ
-// between CPUs, nor a running product, whose error grows with the steps.
-inline double one_minus_power(double base, std::int64_t exponent) {
-  DoubleDouble power{1, 0}, square{base, 0};
+// base**exponent for a base in [0, 1]: neither libm's pow, whose bits differ between CPUs, nor a
+// running product, whose error grows with the steps.
+inline DoubleDouble power(DoubleDouble base, std::int64_t exponent) {
+  DoubleDouble power{1, 0}, square = base;
   for (; exponent; exponent >>= 1) {
     if (exponent & 1) power = multiply(power, square);
     square = multiply(square, square);
   }
-  const double rest = 1 - power.high;
-  return rest + (((1 - rest) - power.high) - power.low);
+  return power;
+}
+
+// 1 - base**exponent, rounded once. For a base within 2**-50 of 1 two doubles may take a tie for
+// what it is not, and the result is then one unit off.
+inline double one_minus_power(double base, std::int64_t exponent) {
+  const DoubleDouble p = power({base, 0}, exponent);
+  const double rest = 1 - p.high;
+  return rest + (((1 - rest) - p.high) - p.low);
 }

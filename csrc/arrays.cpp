@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <numeric>
+#include <type_traits>
 
 namespace py = pybind11;
 
@@ -170,14 +171,18 @@ void require_clearable(const Array& array, const Subject& subject) {
   }
 }
 
-std::int64_t* view_counts(PyObject* object, std::size_t size) {
+template <class T>
+T* view_row(PyObject* object, std::size_t size) {
+  constexpr int type = std::is_same_v<T, double> ? NPY_DOUBLE : NPY_INT64;
   PyArrayObject* array = reinterpret_cast<PyArrayObject*>(object);
-  if (!PyArray_Check(object) || PyArray_TYPE(array) != NPY_INT64 || !PyArray_ISCARRAY(array) ||
+  if (!PyArray_Check(object) || PyArray_TYPE(array) != type || !PyArray_ISCARRAY(array) ||
       static_cast<std::size_t>(PyArray_SIZE(array)) != size) {
-    throw py::type_error("the step counts are an int64 array, one for each entry");
+    throw py::type_error("what is kept for each entry is an array with one number for each");
   }
-  return static_cast<std::int64_t*>(PyArray_DATA(array));
+  return static_cast<T*>(PyArray_DATA(array));
 }
+template std::int64_t* view_row<std::int64_t>(PyObject*, std::size_t);
+template double* view_row<double>(PyObject*, std::size_t);
 
 std::optional<Layout> layout_in_order_of(const Array& array, const Array& param) {
   if (array.size == 0 || same_layout(array, param)) return std::nullopt;

@@ -57,7 +57,9 @@ void require_writable(const Array& array, const Subject& subject);
 // Throws unless the array is writable and none of its elements share memory.
 void require_clearable(const Array& array, const Subject& subject);
 
-// The memory of an int64 array of one dimension and the given size.
-std::int64_t* view_counts(PyObject* object, std::size_t size);
+// The memory of an array of the given size with a number of type T, int64 or double, for each
+// entry.
+template <class T>
+T* view_row(PyObject* object, std::size_t size);
 
 }  // namespace roofstep

@@ -221,7 +221,10 @@ void step(const Kernels& kernels, const std::vector<Tensor>& tensors, std::vecto
       update<double>(tensor, factor, begin, end, clear_grad);
     }
   });
-  for (const Tensor& tensor : tensors) ++*tensor.step_count;
+  for (const Tensor& tensor : tensors) {
+    ++*tensor.step_count;
+    if (tensor.carried) *tensor.carried = tensor.carried_next;
+  }
 }
 
 #ifdef _OPENMP

@@ -33,6 +33,8 @@ struct Tensor {
   double scale, clip_min, clip_max;
   int norm;  // an index, or -1
   std::int64_t* step_count;
+  double* carried;  // null if the rule carries nothing
+  double carried_next;
 };
 
 // Clips, decays, updates, and counts the step; with clear_grad also zeroes the gradients.

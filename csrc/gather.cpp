@@ -61,13 +61,13 @@ void require_in_range(const Settings& settings, Dtype dtype, PyObject* name) {
 // Two powers cost as much as a tiny tensor, and nearly all tensors share settings and step.
 class Constants {
  public:
-  const Prepared* at(const Settings& settings, Dtype dtype, std::int64_t t, PyObject* name) {
-    const Key key{&settings, dtype, t};
+  const Prepared* at(const Settings& settings, Dtype dtype, const Step& step, PyObject* name) {
+    const Key key{&settings, dtype, step.t, step.carried};
     if (!latest_ || key != latest_key_) {
       const auto [entry, is_new] = prepared_.try_emplace(key);
       if (is_new) {
         require_in_range(settings, dtype, name);
-        kernels().rules[settings.rule].prepare[static_cast<int>(dtype)](settings.hyper, t,
+        kernels().rules[settings.rule].prepare[static_cast<int>(dtype)](settings.hyper, step,
                                                                         entry->second);
       }
       latest_key_ = key;
@@ -77,7 +77,7 @@ class Constants {
   }
 
  private:
-  using Key = std::tuple<const Settings*, Dtype, std::int64_t>;
+  using Key = std::tuple<const Settings*, Dtype, std::int64_t, double>;
   std::map<Key, Prepared> prepared_;
   Key latest_key_{};
   const Prepared* latest_ = nullptr;
@@ -177,13 +177,15 @@ void check_clearable(py::handle gradient, py::str name) {
 
 std::vector<std::size_t> gather_and_step(const py::tuple& entries,
                                          const std::optional<py::tuple>& gradients,
-                                         const py::object& counts, bool clear_grad, int threads) {
+                                         const py::object& counts, const py::object& carried,
+                                         bool clear_grad, int threads) {
   static PyObject* const data_attribute = PyUnicode_InternFromString("data");
   static PyObject* const grad_attribute = PyUnicode_InternFromString("grad");
   const DefaultFloatingPoint mode;
 
   const std::size_t entry_count = entries.size();
-  std::int64_t* const step_counts = view_counts(counts.ptr(), entry_count);
+  std::int64_t* const step_counts = view_row<std::int64_t>(counts.ptr(), entry_count);
+  double* const carried_numbers = view_row<double>(carried.ptr(), entry_count);
   if (gradients && gradients->size() != entry_count) {
     throw py::value_error("a step takes one gradient, or None, for each entry");
   }
@@ -239,8 +241,14 @@ std::vector<std::size_t> gather_and_step(const py::tuple& entries,
     if (std::optional<Layout> layout = layout_in_order_of(grad, param)) {
       tensor.grad_layout = &layouts.emplace_back(std::move(*layout));
     }
+    Step now{step_counts[i] + 1, settings->hyper.learning_rate, 1};
+    if (rule.carried) {
+      now.carried = carried_numbers[i];
+      tensor.carried = carried_numbers + i;
+      tensor.carried_next = rule.carry(settings->hyper, now);
+    }
     tensor.step_count = step_counts + i;
-    tensor.prepared = constants.at(*settings, param.dtype, step_counts[i] + 1, entry.name);
+    tensor.prepared = constants.at(*settings, param.dtype, now, entry.name);
     tensor.scale = settings->scale;
     tensor.clip_min = settings->clip_min;
     tensor.clip_max = settings->clip_max;

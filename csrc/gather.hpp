@@ -31,13 +31,14 @@ void check_clearable(pybind11::handle gradient, pybind11::str name);
 // Steps every parameter that has a gradient. An entry is a tuple (name, parameter, Settings or
 // None, Norm or None, tuple of states or None); without Settings it is passed over. A parameter is
 // an object with `data` and `grad`; `gradients` is None, or a tuple that stands in the place of the
-// `grad` attributes; `counts` is an int64 array.
+// `grad` attributes; `counts` (int64) and `carried` (float64) have a number for each entry.
 //
 // Returns the indices of entries that have a gradient but no states yet, having written nothing
 // then; empty once the step is done.
 std::vector<std::size_t> gather_and_step(const pybind11::tuple& entries,
                                          const std::optional<pybind11::tuple>& gradients,
-                                         const pybind11::object& counts, bool clear_grad,
+                                         const pybind11::object& counts,
+                                         const pybind11::object& carried, bool clear_grad,
                                          int threads);
 
 }  // namespace roofstep

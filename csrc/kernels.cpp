@@ -13,6 +13,18 @@ namespace ROOFSTEP_ISA {
 
 enum class Coupled { none, l2, l1 };
 
+template <bool decoupled, class T>
+[[gnu::always_inline]] inline T move(T direction, T rate, T decay, T p) {
+  if constexpr (decoupled) direction = direction + decay * p;
+  return rate * direction;
+}
+
+template <bool decoupled, class T>
+[[gnu::always_inline]] inline T move(Move<T> whole, T rate, T decay, T p) {
+  if constexpr (decoupled) return whole.value + rate * decay * p;
+  return whole.value;
+}
+
 // The states are a pack of named pointers: over an array of pointers gcc leaves the loop scalar.
 // An option that is off does no arithmetic: 0 * inf would be NaN.
 template <Coupled coupled, bool decoupled, class T, class Closure, class... State>
@@ -29,14 +41,12 @@ template <Coupled coupled, bool decoupled, class T, class Closure, class... Stat
     T g = clamp(scale * grad[i], clip_min, clip_max);
     if constexpr (coupled == Coupled::l2) g = g + l2 * p;
     if constexpr (coupled == Coupled::l1) g = g + l1 * sign(p);
-    T direction = rule(g, state[i]...);
-    if constexpr (decoupled) direction = direction + decay * p;
-    param[i] = p - rate * direction;
+    param[i] = p - move<decoupled>(rule(g, state[i]...), rate, decay, p);
   }
 }
 
 template <class R, class T>
-using Closure = decltype(R{}.template at<T>(1));
+using Closure = decltype(R{}.template at<T>(Step{}));
 
 template <class R, class T, Coupled coupled, bool decoupled, std::size_t... I>
 void loop(const Prepared& prepared, const Run& run) {
@@ -51,16 +61,23 @@ auto pick(bool decoupled) {
   return decoupled ? loop<R, T, coupled, true, I...> : loop<R, T, coupled, false, I...>;
 }
 
-template <class R, class T, std::size_t... I>
-void prepare(const Hyper& hyper, std::int64_t t, Prepared& out) {
+template <class R>
+R rule_of(const Hyper& hyper) {
   static_assert(R::fields.count <= max_fields && R::states.count <= max_states);
   static_assert(sizeof(R) == (R::fields.count ? R::fields.count * sizeof(double) : 1),
                 "the members of a rule are its fields, in their order");
-  static_assert(std::is_trivially_copyable_v<R> && std::is_trivially_copyable_v<Closure<R, T>>);
+  static_assert(std::is_trivially_copyable_v<R>);
   R rule;
   __builtin_memcpy(static_cast<void*>(&rule), hyper.fields, R::fields.count * sizeof(double));
-  static_assert(sizeof(Closure<R, T>) <= sizeof(out.closure));
-  new (out.closure) Closure<R, T>(rule.template at<T>(t));
+  return rule;
+}
+
+template <class R, class T, std::size_t... I>
+void prepare(const Hyper& hyper, const Step& step, Prepared& out) {
+  const R rule = rule_of<R>(hyper);
+  static_assert(sizeof(Closure<R, T>) <= sizeof(out.closure) &&
+                std::is_trivially_copyable_v<Closure<R, T>>);
+  new (out.closure) Closure<R, T>(rule.template at<T>(step));
   out.rate = hyper.learning_rate;
   out.l1 = hyper.l1;
   out.l2 = hyper.l2;
@@ -71,6 +88,19 @@ void prepare(const Hyper& hyper, std::int64_t t, Prepared& out) {
                                 : pick<R, T, Coupled::none, I...>(decoupled);
 }
 
+template <class R, class = void>
+struct Carries {
+  static constexpr const char* name = nullptr;
+  static constexpr double (*carry)(const Hyper&, const Step&) = nullptr;
+};
+template <class R>
+struct Carries<R, decltype(void(R::carried))> {
+  static constexpr const char* name = R::carried;
+  static double carry(const Hyper& hyper, const Step& step) {
+    return rule_of<R>(hyper).carry(step);
+  }
+};
+
 template <class R, std::size_t... I>
 constexpr Rule describe(std::index_sequence<I...>) {
   Rule rule{R::name,
@@ -78,6 +108,8 @@ constexpr Rule describe(std::index_sequence<I...>) {
             R::states.count,
             {},
             {},
+            Carries<R>::name,
+            Carries<R>::carry,
             {prepare<R, float, I...>, prepare<R, double, I...>}};
   for (int i = 0; i < R::fields.count; ++i) rule.fields[i] = R::fields.items[i];
   for (int i = 0; i < R::states.count; ++i) rule.states[i] = R::states.items[i];

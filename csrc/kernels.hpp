@@ -30,6 +30,13 @@ struct Hyper {
   double decay;   // decoupled decay: decay * p is added to the direction
 };
 
+// Where a parameter is in its training.
+struct Step {
+  std::int64_t t;  // 1 for the first update
+  double learning_rate;
+  double carried;  // what the rule has carried over from step to step, see Rule::carried
+};
+
 // A run of n adjacent elements of one parameter, its gradient and its states.
 struct Run {
   void* param;
@@ -51,7 +58,11 @@ struct Rule {
   int field_count, state_count;
   const char* fields[max_fields];
   const char* states[max_states];
-  void (*prepare[dtypes])(const Hyper&, std::int64_t t, Prepared&);
+  // The name of the one number per parameter that has no closed form in t, or nullptr; it begins
+  // with 1, and carry gives its value after a step.
+  const char* carried;
+  double (*carry)(const Hyper&, const Step&);
+  void (*prepare[dtypes])(const Hyper&, const Step&, Prepared&);
 };
 
 struct Kernels {

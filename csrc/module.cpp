@@ -38,8 +38,8 @@ py::dict rules() {
   py::dict rules;
   for (int i = 0; i < kernels().rule_count; ++i) {
     const Rule& rule = kernels().rules[i];
-    rules[rule.name] =
-        py::make_tuple(names(rule.fields, rule.field_count), names(rule.states, rule.state_count));
+    rules[rule.name] = py::make_tuple(names(rule.fields, rule.field_count),
+                                      names(rule.states, rule.state_count), rule.carried);
   }
   return rules;
 }
@@ -59,7 +59,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("isas", available_isas, "The ISAs that this CPU can run, best first.");
   m.def("isa", [] { return kernels().isa; }, "The ISA in use.");
   m.def("set_isa", select_isa, "name"_a, "Uses another of isas(): for tests and benchmarks.");
-  m.def("rules", rules, "The update rules: name -> (fields, states).");
+  m.def("rules", rules, "The update rules: name -> (fields, states, carried number or None).");
 
   py::class_<Settings>(m, "Settings", "What a step does to the parameters of one kind.")
       .def(py::init(&make_settings), "rule"_a, "fields"_a, py::kw_only(), "l1"_a = 0.0,
@@ -78,6 +78,6 @@ PYBIND11_MODULE(_core, m) {
         "Raises, naming the parameter, unless the array could be stepped in place.");
   m.def("check_clearable", check_clearable, "gradient"_a, "name"_a,
         "Raises, naming the parameter, unless its gradient could be filled with zeros.");
-  m.def("step", gather_and_step, "entries"_a, "gradients"_a, "counts"_a, "clear_grad"_a,
-        "threads"_a, "Steps every entry that has a gradient; see gather.hpp.");
+  m.def("step", gather_and_step, "entries"_a, "gradients"_a, "counts"_a, "carried"_a,
+        "clear_grad"_a, "threads"_a, "Steps every entry that has a gradient; see gather.hpp.");
 }

@@ -1,8 +1,9 @@
 // Every update rule, in order of complexity: what a gradient and its states make of a direction.
 //
 // A rule names its fields (settings), its states, and gives for step t a function of one element;
-// it knows no learning rate, decay, clipping, array or thread. Constants are computed in double
-// from t and rounded once. The stated order of operations is part of the promised bits.
+// it knows no decay, clipping, array or thread, and as a rule no learning rate. Constants are
+// computed in double from t and rounded once. The stated order of operations is part of the
+// promised bits.
 //
 // This file is compiled once per ISA inside that ISA's namespace: it may call no function template
 // of the standard library, of which the linker would keep a single copy for all CPUs.
@@ -14,6 +15,12 @@ struct Names {
   constexpr Names(Name... names) : count(sizeof...(names)), items{names...} {}
 };
 
+// What a rule returns that keeps the learning rate inside: not a direction, but the whole move.
+template <class T>
+struct Move {
+  T value;
+};
+
 // p -= rate * g
 struct Sgd {
   static constexpr const char* name = "sgd";
@@ -21,7 +28,7 @@ struct Sgd {
   static constexpr Names states{};
 
   template <class T>
-  auto at(std::int64_t) const {
+  auto at(Step) const {
     return [](T g) { return g; };
   }
 };
@@ -34,7 +41,7 @@ struct Momentum {
   double momentum;
 
   template <class T>
-  auto at(std::int64_t) const {
+  auto at(Step) const {
     const T mu = T(momentum);
     return [=](T g, T& velocity) { return velocity = mu * velocity + g; };
   }
@@ -45,13 +52,96 @@ struct Nesterov : Momentum {
   static constexpr const char* name = "nesterov";
 
   template <class T>
-  auto at(std::int64_t) const {
+  auto at(Step) const {
     const T mu = T(momentum);
     return [=](T g, T& velocity) {
       velocity = mu * velocity + g;
       return g + mu * velocity;
     };
   }
+};
+
+// Symbolic discovery of optimization algorithms (Chen et al., 2023): Lion.
+struct Lion {
+  static constexpr const char* name = "lion";
+  static constexpr Names fields{"beta1", "beta2"};
+  static constexpr Names states{"moment"};
+  double beta1, beta2;
+
+  template <class T>
+  auto at(Step) const {
+    const T b1 = T(beta1), a1 = T(1 - beta1), b2 = T(beta2), a2 = T(1 - beta2);
+    return [=](T g, T& m) {
+      const T mixed = b1 * m + a1 * g;
+      m = b2 * m + a2 * g;
+      return sign(mixed);
+    };
+  }
+};
+
+// Adaptive subgradient methods for online learning and stochastic optimization (Duchi et al.,
+// 2011).
+struct Adagrad {
+  static constexpr const char* name = "adagrad";
+  static constexpr Names fields{"epsilon"};
+  static constexpr Names states{"moment"};
+  double epsilon;
+
+  template <class T>
+  auto at(Step) const {
+    const T e = T(epsilon);
+    return [=](T g, T& sum) {
+      sum = sum + g * g;
+      return g / (square_root(sum) + e);
+    };
+  }
+};
+
+// ADADELTA: an adaptive learning rate method (Zeiler, 2012).
+struct Adadelta {
+  static constexpr const char* name = "adadelta";
+  static constexpr Names fields{"rho", "epsilon"};
+  static constexpr Names states{"_avg_squared_grad", "_avg_squared_update"};
+  double rho, epsilon;
+
+  template <class T>
+  auto at(Step) const {
+    const T r = T(rho), a = T(1 - rho), e = T(epsilon);
+    return [=](T g, T& squared_grad, T& squared_update) {
+      squared_grad = r * squared_grad + a * g * g;
+      const T direction = g * square_root((squared_update + e) / (squared_grad + e));
+      squared_update = r * squared_update + a * direction * direction;
+      return direction;
+    };
+  }
+};
+
+// Lecture 6e of Neural networks for machine learning (Tieleman & Hinton, 2012), with momentum that
+// takes in the learning rate; centered as in Generating sequences with recurrent neural networks
+// (Graves, 2013).
+struct RmsProp {
+  static constexpr const char* name = "rmsprop";
+  static constexpr Names fields{"rho", "epsilon", "momentum"};
+  static constexpr Names states{"momentum", "mean_square"};
+  double rho, epsilon, momentum;
+
+  template <class T>
+  auto at(Step step) const {
+    const T r = T(rho), a = T(1 - rho), e = T(epsilon), mu = T(momentum);
+    const T rate = T(step.learning_rate);
+    return [=](T g, T& velocity, T& mean_square, auto&... mean) {
+      mean_square = r * mean_square + a * g * g;
+      T s = mean_square;
+      ((mean = r * mean + a * g, s = s - mean * mean), ...);
+      velocity = mu * velocity + rate * g / square_root(s + e);
+      return Move<T>{velocity};
+    };
+  }
+};
+
+struct CenteredRmsProp : RmsProp {
+  static constexpr const char* name = "rmsprop_centered";
+  static constexpr Names states{"momentum", "mean_square", "mean_grad"};
 };
 
 // Adam: a method for stochastic optimization (Kingma & Ba, 2015), bias correction as in its
@@ -63,10 +153,10 @@ struct Adam {
   double beta1, beta2, epsilon;
 
   template <class T>
-  auto at(std::int64_t t) const {
-    const double root = square_root(one_minus_power(beta2, t));
+  auto at(Step step) const {
+    const double root = square_root(one_minus_power(beta2, step.t));
     const T b1 = T(beta1), a1 = T(1 - beta1), b2 = T(beta2), a2 = T(1 - beta2);
-    const T c = T(root / one_minus_power(beta1, t)), e = T(epsilon * root);
+    const T c = T(root / one_minus_power(beta1, step.t)), e = T(epsilon * root);
     return [=](T g, T& m, T& v, auto&... v_max) {
       m = b1 * m + a1 * g;
       v = b2 * v + a2 * g * g;
@@ -83,6 +173,82 @@ struct Amsgrad : Adam {
   static constexpr Names states{"moment1", "moment2", "moment2_max"};
 };
 
+// Adam's section 7.1: the infinity norm in the place of the root mean square. Epsilon is added to
+// the decayed norm, as Paddle does.
+struct Adamax {
+  static constexpr const char* name = "adamax";
+  static constexpr Names fields{"beta1", "beta2", "epsilon"};
+  static constexpr Names states{"moment", "inf_norm"};
+  double beta1, beta2, epsilon;
+
+  template <class T>
+  auto at(Step step) const {
+    const T b1 = T(beta1), a1 = T(1 - beta1), b2 = T(beta2), e = T(epsilon);
+    const T c = T(1 / one_minus_power(beta1, step.t));
+    return [=](T g, T& m, T& norm) {
+      m = b1 * m + a1 * g;
+      norm = maximum(magnitude(g), b2 * norm + e);
+      return c * m / norm;
+    };
+  }
+};
+
+// On the variance of the adaptive learning rate and beyond (Liu et al., 2020): Adam once the
+// variance of its scale is known well enough, momentum before.
+struct RAdam {
+  static constexpr const char* name = "radam";
+  static constexpr Names fields{"beta1", "beta2", "epsilon"};
+  static constexpr Names states{"moment1", "moment2"};
+  double beta1, beta2, epsilon;
+
+  template <class T>
+  auto at(Step step) const {
+    const double rest1 = one_minus_power(beta1, step.t), rest2 = one_minus_power(beta2, step.t);
+    const double last = 2 / (1 - beta2) - 1;
+    const double length = last - 2 * double(step.t) * power({beta2, 0}, step.t).high / rest2;
+    const bool adaptive = length > 5;
+    const double rectification =
+        (length - 4) * (length - 2) * last / ((last - 4) * (last - 2) * length);
+    const T b1 = T(beta1), a1 = T(1 - beta1), b2 = T(beta2), a2 = T(1 - beta2), e = T(epsilon);
+    const T c = T((adaptive ? square_root(rectification * rest2) : 1) / rest1);
+    // Bounds of 1 leave the scale out; a choice by a constant would leave gcc's loop scalar.
+    const T least = T(adaptive ? -__builtin_inf() : 1), most = T(adaptive ? __builtin_inf() : 1);
+    return [=](T g, T& m, T& v) {
+      m = b1 * m + a1 * g;
+      v = b2 * v + a2 * g * g;
+      return c * m / clamp(square_root(v) + e, least, most);
+    };
+  }
+};
+
+// Incorporating Nesterov momentum into Adam (Dozat, 2016): mu_t = beta1 * (1 - 0.96^(t psi) / 2),
+// whose product has no closed form. `fade` and `fade_rest` add up to 0.96^psi.
+struct NAdam {
+  static constexpr const char* name = "nadam";
+  static constexpr const char* carried = "mu_product";
+  static constexpr Names fields{"beta1", "beta2", "epsilon", "fade", "fade_rest"};
+  static constexpr Names states{"moment1", "moment2"};
+  double beta1, beta2, epsilon, fade, fade_rest;
+
+  double mu(std::int64_t t) const { return beta1 * (1 - power({fade, fade_rest}, t).high / 2); }
+  double carry(Step step) const { return step.carried * mu(step.t); }
+
+  template <class T>
+  auto at(Step step) const {
+    const double product = carry(step), next = mu(step.t + 1);
+    const double root = square_root(one_minus_power(beta2, step.t));
+    const T b1 = T(beta1), a1 = T(1 - beta1), b2 = T(beta2), a2 = T(1 - beta2);
+    const T c = T(root * next / (1 - product * next)), e = T(epsilon * root);
+    const T d = T(root * (1 - mu(step.t)) / (1 - product));
+    return [=](T g, T& m, T& v) {
+      m = b1 * m + a1 * g;
+      v = b2 * v + a2 * g * g;
+      return (c * m + d * g) / (square_root(v) + e);
+    };
+  }
+};
+
 template <class... Rules>
 struct List {};
-using All = List<Sgd, Momentum, Nesterov, Adam, Amsgrad>;
+using All = List<Sgd, Momentum, Nesterov, Lion, Adagrad, Adadelta, RmsProp, CenteredRmsProp, Adam,
+                 Amsgrad, Adamax, RAdam, NAdam>;

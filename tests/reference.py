@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Context, Decimal, localcontext
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,11 +19,23 @@ import numpy as np
 # 1000 digits: b**t is exact up to t = 18, where 1 - b**t can lie right between two doubles, and
 # beyond that more exact than double by whatever cancels.
 PRECISE = Context(prec=1000, Emin=-(10**15), Emax=10**15)
+PAPER = Context(prec=100, Emin=-(10**15), Emax=10**15)
+
+
+@cache
+def precise_power(b: float, t: int) -> Decimal:
+    """b**t of the double b; kept, as 1000 digits take long and every rule asks for the same."""
+    return PRECISE.power(Decimal(b), t)
+
+
+def power(b: float, t: int) -> float:
+    """b**t of the double b, rounded once."""
+    return float(precise_power(b, t))
 
 
 def one_minus_power(b: float, t: int) -> float:
     """1 - b**t of the double b, rounded once."""
-    return float(PRECISE.subtract(Decimal(1), PRECISE.power(Decimal(b), t)))
+    return float(PRECISE.subtract(Decimal(1), precise_power(b, t)))
 
 
 State = dict[str, np.ndarray]
@@ -56,11 +69,131 @@ def adam(
     return (T(c) * s["moment1"]) / (np.sqrt(second) + T(e))
 
 
+def lion(T: Any, t: int, g: np.ndarray, s: State, *, beta1: float, beta2: float) -> np.ndarray:
+    u = T(beta1) * s["moment"] + T(1 - beta1) * g
+    s["moment"] = T(beta2) * s["moment"] + T(1 - beta2) * g
+    return np.sign(u)
+
+
+def adagrad(T: Any, t: int, g: np.ndarray, s: State, *, epsilon: float) -> np.ndarray:
+    s["moment"] = s["moment"] + g * g
+    return g / (np.sqrt(s["moment"]) + T(epsilon))
+
+
+def adadelta(T: Any, t: int, g: np.ndarray, s: State, *, rho: float, epsilon: float) -> np.ndarray:
+    a = s["_avg_squared_grad"] = T(rho) * s["_avg_squared_grad"] + (T(1 - rho) * g) * g
+    u = s["_avg_squared_update"]
+    d = g * np.sqrt((u + T(epsilon)) / (a + T(epsilon)))
+    s["_avg_squared_update"] = T(rho) * u + (T(1 - rho) * d) * d
+    return d
+
+
+def rmsprop(
+    T: Any,
+    t: int,
+    g: np.ndarray,
+    s: State,
+    *,
+    rho: float,
+    epsilon: float,
+    momentum: float,
+    lr: float,
+) -> np.ndarray:
+    second = s["mean_square"] = T(rho) * s["mean_square"] + (T(1 - rho) * g) * g
+    if "mean_grad" in s:
+        mean = s["mean_grad"] = T(rho) * s["mean_grad"] + T(1 - rho) * g
+        second = second - mean * mean
+    root = np.sqrt(second + T(epsilon))
+    s["momentum"] = T(momentum) * s["momentum"] + (T(lr) * g) / root
+    return s["momentum"]
+
+
+def adamax(
+    T: Any, t: int, g: np.ndarray, s: State, *, beta1: float, beta2: float, epsilon: float
+) -> np.ndarray:
+    c = 1 / one_minus_power(beta1, t)
+    s["moment"] = T(beta1) * s["moment"] + T(1 - beta1) * g
+    s["inf_norm"] = np.maximum(np.abs(g), T(beta2) * s["inf_norm"] + T(epsilon))
+    return (T(c) * s["moment"]) / s["inf_norm"]
+
+
+def radam(
+    T: Any, t: int, g: np.ndarray, s: State, *, beta1: float, beta2: float, epsilon: float
+) -> np.ndarray:
+    rest1, rest2 = one_minus_power(beta1, t), one_minus_power(beta2, t)
+    last = 2 / (1 - beta2) - 1
+    rho = last - 2 * float(t) * power(beta2, t) / rest2
+    s["moment1"] = T(beta1) * s["moment1"] + T(1 - beta1) * g
+    s["moment2"] = T(beta2) * s["moment2"] + (T(1 - beta2) * g) * g
+    below = np.sqrt(s["moment2"]) + T(epsilon)
+    if rho > 5:
+        r = (rho - 4) * (rho - 2) * last / ((last - 4) * (last - 2) * rho)
+        c = math.sqrt(r * rest2) / rest1
+    else:
+        c = 1 / rest1
+        below = np.where(np.isnan(below), below, T(1))  # which NaN stays
+    return (T(c) * s["moment1"]) / below
+
+
+PRODUCTS: dict[Any, list[Any]] = {}
+
+
+def running_product(of: Callable[[int], Any], key: Any, t: int) -> Any:
+    """of(1) * ... * of(t), one after another; kept under the key."""
+    products = PRODUCTS.setdefault(key, [type(of(1))(1)])
+    while len(products) <= t:
+        products.append(products[-1] * of(len(products)))
+    return products[t]
+
+
+@cache
+def fade(momentum_decay: float, t: int) -> float:
+    """0.96**(t * momentum_decay), rounded once."""
+    return float(PAPER.power(Decimal("0.96"), t * Decimal(momentum_decay)))
+
+
+def mu(beta1: float, momentum_decay: float, t: int) -> float:
+    return beta1 * (1 - fade(momentum_decay, t) / 2)
+
+
+def mu_product(beta1: float, momentum_decay: float, t: int) -> float:
+    """What NAdam carries over from update t."""
+    return running_product(
+        lambda i: mu(beta1, momentum_decay, i), ("bits", beta1, momentum_decay), t
+    )
+
+
+def nadam(
+    T: Any,
+    t: int,
+    g: np.ndarray,
+    s: State,
+    *,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    momentum_decay: float,
+) -> np.ndarray:
+    now, following = mu(beta1, momentum_decay, t), mu(beta1, momentum_decay, t + 1)
+    product = mu_product(beta1, momentum_decay, t)
+    r = math.sqrt(one_minus_power(beta2, t))
+    c = r * following / (1 - product * following)
+    d = r * (1 - now) / (1 - product)
+    s["moment1"] = T(beta1) * s["moment1"] + T(1 - beta1) * g
+    s["moment2"] = T(beta2) * s["moment2"] + (T(1 - beta2) * g) * g
+    return (T(c) * s["moment1"] + T(d) * g) / (np.sqrt(s["moment2"]) + T(epsilon * r))
+
+
 class Rule(NamedTuple):
-    """The states a rule keeps, all 0 at first, and its direction for update t (1, 2, ...)."""
+    """The states a rule keeps and its direction for update t (1, 2, ...).
+
+    If it `moves` it is given the rate `lr` too, and what it returns is the whole move.
+    """
 
     states: tuple[str, ...]
     direction: Callable[..., np.ndarray]
+    moves: bool = False
+    number: str = ""  # the one that is carried over from update to update, if there is one
 
 
 RULES = {
@@ -69,6 +202,14 @@ RULES = {
     "Nesterov": Rule(("velocity",), nesterov),
     "Adam": Rule(("moment1", "moment2"), adam),
     "AMSGrad": Rule(("moment1", "moment2", "moment2_max"), adam),
+    "Lion": Rule(("moment",), lion),
+    "Adagrad": Rule(("moment",), adagrad),
+    "Adadelta": Rule(("_avg_squared_grad", "_avg_squared_update"), adadelta),
+    "RMSProp": Rule(("momentum", "mean_square"), rmsprop, moves=True),
+    "CenteredRMSProp": Rule(("momentum", "mean_square", "mean_grad"), rmsprop, moves=True),
+    "Adamax": Rule(("moment", "inf_norm"), adamax),
+    "RAdam": Rule(("moment1", "moment2"), radam),
+    "NAdam": Rule(("moment1", "moment2"), nadam, number="mu_product"),
 }
 
 
@@ -100,6 +241,7 @@ class Settings:
 
     rule: str
     hyper: Mapping[str, float] = field(default_factory=dict)
+    initial: Mapping[str, float] = field(default_factory=dict)  # the states that begin not with 0
     lr: float = 0.001
     l1: float = 0.0
     l2: float = 0.0
@@ -120,7 +262,14 @@ def update(p: np.ndarray, x: np.ndarray, t: int, state: State, s: Settings, fact
         g = g + T(s.l2) * p
     if T(s.l1):
         g = g + T(s.l1) * np.sign(p)
-    d = RULES[s.rule].direction(T, t, g, state, **s.hyper)
+    rule = RULES[s.rule]
+    if rule.moves:
+        d = rule.direction(T, t, g, state, lr=s.lr, **s.hyper)
+        if T(s.decay):
+            d = d + (T(s.lr) * T(s.decay)) * p
+        p[...] = p - d
+        return
+    d = rule.direction(T, t, g, state, **s.hyper)
     if T(s.decay):
         d = d + T(s.decay) * p
     p[...] = p - T(s.lr) * d
@@ -138,7 +287,7 @@ class Reference:
         self.settings = list(settings)
         self.steps = [0] * len(self.params)
         self.states: list[State] = [
-            {name: np.zeros_like(p) for name in RULES[s.rule].states}
+            {name: np.full_like(p, s.initial.get(name, 0.0)) for name in RULES[s.rule].states}
             for p, s in zip(self.params, self.settings, strict=True)
         ]
         self.norms: list[float] = []
@@ -243,7 +392,6 @@ def norm(tensors: Sequence[np.ndarray]) -> float:
 # paper has it, so that an error in the order of operations above cannot hide in here as well.
 # ---------------------------------------------------------------------------------------------
 
-PAPER = Context(prec=100, Emin=-(10**15), Emax=10**15)
 Numbers = dict[str, Decimal]
 
 
@@ -278,12 +426,112 @@ def paper_adam(
     return mhat / (vhat.sqrt() + epsilon)
 
 
+def paper_lion(g: Decimal, t: int, s: Numbers, *, beta1: Decimal, beta2: Decimal) -> Decimal:
+    """Chen et al., 2023, algorithm 2."""
+    update = beta1 * s["moment"] + (1 - beta1) * g
+    s["moment"] = beta2 * s["moment"] + (1 - beta2) * g
+    return Decimal(update > 0) - Decimal(update < 0)
+
+
+def paper_adagrad(g: Decimal, t: int, s: Numbers, *, epsilon: Decimal) -> Decimal:
+    """Duchi, Hazan & Singer, 2011, with a diagonal matrix."""
+    s["moment"] += g**2
+    return g / (epsilon + s["moment"].sqrt())
+
+
+def paper_adadelta(g: Decimal, t: int, s: Numbers, *, rho: Decimal, epsilon: Decimal) -> Decimal:
+    """Zeiler, 2012, algorithm 1; the rate is 1 there."""
+    s["_avg_squared_grad"] = rho * s["_avg_squared_grad"] + (1 - rho) * g**2
+    rms_update = (s["_avg_squared_update"] + epsilon).sqrt()
+    rms_grad = (s["_avg_squared_grad"] + epsilon).sqrt()
+    update = rms_update / rms_grad * g
+    s["_avg_squared_update"] = rho * s["_avg_squared_update"] + (1 - rho) * update**2
+    return update
+
+
+def paper_rmsprop(
+    g: Decimal,
+    t: int,
+    s: Numbers,
+    *,
+    rho: Decimal,
+    epsilon: Decimal,
+    momentum: Decimal,
+    lr: Decimal,
+) -> Decimal:
+    """Tieleman & Hinton, 2012; with mean_grad Graves, 2013, equations 38 to 41."""
+    s["mean_square"] = rho * s["mean_square"] + (1 - rho) * g**2
+    variance = s["mean_square"]
+    if "mean_grad" in s:
+        s["mean_grad"] = rho * s["mean_grad"] + (1 - rho) * g
+        variance -= s["mean_grad"] ** 2
+    s["momentum"] = momentum * s["momentum"] + lr * g / (variance + epsilon).sqrt()
+    return s["momentum"]
+
+
+def paper_adamax(
+    g: Decimal, t: int, s: Numbers, *, beta1: Decimal, beta2: Decimal, epsilon: Decimal
+) -> Decimal:
+    """Kingma & Ba, 2015, algorithm 2; Paddle adds epsilon to the decayed norm."""
+    s["moment"] = beta1 * s["moment"] + (1 - beta1) * g
+    s["inf_norm"] = max(beta2 * s["inf_norm"] + epsilon, abs(g))
+    return 1 / (1 - beta1**t) * s["moment"] / s["inf_norm"]
+
+
+def paper_radam(
+    g: Decimal, t: int, s: Numbers, *, beta1: Decimal, beta2: Decimal, epsilon: Decimal
+) -> Decimal:
+    """Liu et al., 2020, algorithm 2; Paddle rectifies above 5, not 4, and has an epsilon."""
+    s["moment1"] = beta1 * s["moment1"] + (1 - beta1) * g
+    s["moment2"] = beta2 * s["moment2"] + (1 - beta2) * g**2
+    mhat = s["moment1"] / (1 - beta1**t)
+    last = 2 / (1 - beta2) - 1
+    rho = last - 2 * t * beta2**t / (1 - beta2**t)
+    if rho <= 5:
+        return mhat
+    length = (1 - beta2**t).sqrt() / (s["moment2"].sqrt() + epsilon)
+    r = ((rho - 4) * (rho - 2) * last / ((last - 4) * (last - 2) * rho)).sqrt()
+    return r * mhat * length
+
+
+def paper_nadam(
+    g: Decimal,
+    t: int,
+    s: Numbers,
+    *,
+    beta1: Decimal,
+    beta2: Decimal,
+    epsilon: Decimal,
+    momentum_decay: Decimal,
+) -> Decimal:
+    """Dozat, 2016, algorithm 2, with its schedule of mu."""
+
+    def mu(i: int) -> Decimal:
+        return beta1 * (1 - Decimal("0.5") * Decimal("0.96") ** (i * momentum_decay))
+
+    s["moment1"] = beta1 * s["moment1"] + (1 - beta1) * g
+    s["moment2"] = beta2 * s["moment2"] + (1 - beta2) * g**2
+    key = ("paper", beta1, momentum_decay)
+    ghat = g / (1 - running_product(mu, key, t))
+    mhat = s["moment1"] / (1 - running_product(mu, key, t + 1))
+    mbar = (1 - mu(t)) * ghat + mu(t + 1) * mhat
+    return mbar / ((s["moment2"] / (1 - beta2**t)).sqrt() + epsilon)
+
+
 PAPERS: dict[str, Callable[..., Decimal]] = {
     "SGD": paper_sgd,
     "Momentum": paper_momentum,
     "Nesterov": paper_nesterov,
     "Adam": paper_adam,
     "AMSGrad": paper_adam,
+    "Lion": paper_lion,
+    "Adagrad": paper_adagrad,
+    "Adadelta": paper_adadelta,
+    "RMSProp": paper_rmsprop,
+    "CenteredRMSProp": paper_rmsprop,
+    "Adamax": paper_adamax,
+    "RAdam": paper_radam,
+    "NAdam": paper_nadam,
 }
 
 
@@ -294,8 +542,9 @@ class Paper:
         self, p: float, settings: Settings, t: int = 0, state: Mapping[str, float] | None = None
     ) -> None:
         names = RULES[settings.rule].states
+        known = {**settings.initial, **(state or {})}
         self.p, self.settings, self.t = Decimal(p), settings, t
-        self.state = {name: Decimal((state or {}).get(name, 0.0)) for name in names}
+        self.state = {name: Decimal(known.get(name, 0.0)) for name in names}
         self.hyper = {name: Decimal(value) for name, value in settings.hyper.items()}
 
     def step(self, x: float) -> None:
@@ -305,8 +554,12 @@ class Paper:
             g = Decimal(s.rescale) * Decimal(x) + Decimal(s.l2) * self.p
             if self.p:
                 g += Decimal(s.l1) * Decimal(1).copy_sign(self.p)
-            d = PAPERS[s.rule](g, self.t, self.state, **self.hyper)
-            self.p -= Decimal(s.lr) * (d + Decimal(s.decay) * self.p)
+            lr, paper = Decimal(s.lr), PAPERS[s.rule]
+            if RULES[s.rule].moves:
+                move = paper(g, self.t, self.state, lr=lr, **self.hyper)
+            else:
+                move = lr * paper(g, self.t, self.state, **self.hyper)
+            self.p -= move + lr * Decimal(s.decay) * self.p
 
 
 def ulps(found: float, exact: Decimal, T: Any, size: Decimal | None = None) -> float:

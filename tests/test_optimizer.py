@@ -26,6 +26,7 @@ OPTIMIZERS: dict[str, Make] = {
     "Nesterov": lambda p: rs.Momentum(parameters=p, use_nesterov=True),
     "Adam": lambda p: rs.Adam(parameters=p, weight_decay=rs.L1Decay(0.5)),
     "AMSGrad": lambda p: rs.Adam(parameters=p, amsgrad=True),
+    "NAdam": lambda p: rs.NAdam(parameters=p),  # keeps a number beside its states
     "AdamW": lambda p: rs.AdamW(parameters=p),
     "clipped": lambda p: rs.AdamW(parameters=p, grad_clip=rs.ClipGradByGlobalNorm(0.5)),
     "clipped by value": lambda p: rs.Adam(parameters=p, grad_clip=rs.ClipGradByValue(0.5)),

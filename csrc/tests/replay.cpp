@@ -66,6 +66,7 @@ int main(int argc, char** argv) {
   tensor.clip_max = told.clip_max;
   tensor.norm = 0;
   std::int64_t count = 0;
+  double carried = 1;
   tensor.step_count = &count;
   std::vector<roofstep::Norm> norms{{told.limit}};
 
@@ -73,7 +74,9 @@ int main(int argc, char** argv) {
   for (std::int64_t step = 0; step < told.steps; ++step) {
     receive(tensor.grad, bytes);
     roofstep::Prepared prepared;
-    rule.prepare[told.dtype](hyper, count + 1, prepared);
+    const roofstep::Step now{count + 1, hyper.learning_rate, carried};
+    rule.prepare[told.dtype](hyper, now, prepared);
+    if (rule.carry) carried = rule.carry(hyper, now);
     tensor.prepared = &prepared;
     roofstep::step(roofstep::kernels(), {tensor}, norms, false, std::atoi(argv[2]));
   }

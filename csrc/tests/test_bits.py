@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from conftest import Build
 from roofstep import _core
 
 SIZE = 70_001  # two pieces of work and a ragged tail
-STEPS = 3
-FIELDS = {"momentum": 0.9, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
+STEPS = 6  # from the sixth RAdam rectifies
+FIELDS = {"momentum": 0.9, "beta1": 0.9, "beta2": 0.999, "rho": 0.95, "epsilon": 1e-8, "fade": 0.96}
+FIELDS["fade_rest"] = float(Decimal("0.96") - Decimal(FIELDS["fade"]))
 DECAYS = [(0.0, 0.0, 0.0), (0.01, 0.0, 0.0), (0.0, 0.01, 0.1)]  # l1, l2, decoupled
 OPTIMIZERS = {
     "sgd": lambda **k: roofstep.SGD(**k),
@@ -22,6 +24,15 @@ OPTIMIZERS = {
     "nesterov": lambda **k: roofstep.Momentum(use_nesterov=True, **k),
     "adam": lambda **k: roofstep.Adam(**k),
     "amsgrad": lambda **k: roofstep.Adam(amsgrad=True, **k),
+    "lion": lambda **k: roofstep.Lion(**k),
+    "adagrad": lambda **k: roofstep.Adagrad(**k),
+    "adadelta": lambda **k: roofstep.Adadelta(**k),
+    "rmsprop": lambda **k: roofstep.RMSProp(**k),
+    "rmsprop_centered": lambda **k: roofstep.RMSProp(centered=True, **k),
+    "adamax": lambda **k: roofstep.Adamax(**k),
+    "radam": lambda **k: roofstep.RAdam(**k),
+    # The rule is told 0.96**momentum_decay.
+    "nadam": lambda fade, fade_rest, **k: roofstep.NAdam(momentum_decay=1.0, **k),
 }
 
 
@@ -65,10 +76,10 @@ def test_bits(build: Build, rule: str, dtype: type) -> None:
             learning_rate=0.01,
             parameters=[weights],
             grad_clip=roofstep.ClipGradByGlobalNorm(2.5),
-            weight_decay=roofstep.L1Decay(l1) if l1 else l2,
+            **{f: FIELDS[f] for f in fields},
         )
-        if decay:  # no class combines every decay with every rule, the kernels do
-            optimizer._decays = lambda *_, d=(l1, l2, decay): d
+        # No class combines every decay with every rule, the kernels do.
+        optimizer._decays = lambda *_, d=(l1, l2, decay): d
         for weights.grad in gradients:
             optimizer.step()
         saved = optimizer.state_dict()

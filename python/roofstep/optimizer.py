@@ -79,6 +79,7 @@ class Optimizer:
         self._parameters: dict[str, Parameter] = {}
         self._states: dict[str, dict[str, Array]] = {}
         self._counts = np.zeros(0, np.int64)
+        self._numbers = np.ones(0)  # see plan.Keeps.number
         self._lock = threading.Lock()
         self._plan: plan.Plan | None = None
         self._norms: list[_core.Norm] | None = None
@@ -112,6 +113,14 @@ class Optimizer:
     def _multiplier(self, name: str, parameter: Parameter) -> float:
         """The parameter's own factor on the learning rate."""
         return parameter.learning_rate
+
+    def _initial(self, group: Mapping[str, Any], state: str) -> float:
+        """What a state of a parameter in this group begins with."""
+        return 0.0
+
+    def _fields(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        """The group's settings under the names of the rule's fields, perhaps among others."""
+        return dict(group)
 
     # Parameters and groups.
 
@@ -163,6 +172,7 @@ class Optimizer:
             added[name] = parameter
         self._parameters.update(added)
         self._counts = np.concatenate([self._counts, np.zeros(len(added), np.int64)])
+        self._numbers = np.concatenate([self._numbers, np.ones(len(added))])
         self.param_groups += new_groups
         self._plan = None
 
@@ -199,7 +209,12 @@ class Optimizer:
                     )
                     kind.settings.learning_rate = learning_rate * factor * kind.multiplier
                 missing = _core.step(
-                    current.entries, gradients, self._counts, clear_grad, threads.get_num_threads()
+                    current.entries,
+                    gradients,
+                    self._counts,
+                    self._numbers,
+                    clear_grad,
+                    threads.get_num_threads(),
                 )
                 if not missing:
                     break
@@ -240,16 +255,27 @@ class Optimizer:
         return self._plan
 
     def _create_states(self, current: plan.Plan, indices: Sequence[int]) -> None:
-        """Zeroed states for parameters that have their first gradient."""
+        """New states for parameters that have their first gradient."""
         names = tuple(self._parameters)
         wanted = [
             (s, names[i])
             for i in indices
-            for s in current.states[names[i]]
+            for s in current.keeps[names[i]].states
             if s not in self._states.get(names[i], {})
         ]
         wanted.sort(key=lambda pair: pair[0])  # by state: a pass then reads long runs of memory
         arrays = state.zeros(self._parameters[name].data for _, name in wanted)
+        for (s, name), array in zip(wanted, arrays, strict=True):
+            begin = current.keeps[name].states[s]
+            with np.errstate(over="ignore"):
+                fits = np.isfinite(array.dtype.type(begin))
+            if not fits:
+                raise ValueError(
+                    f"initial value of {s!r} of parameter {name!r}: expected a number that "
+                    f"{array.dtype} can hold, got {begin}; make it smaller"
+                )
+            if begin:
+                array.fill(begin)
         for (s, name), array in zip(wanted, arrays, strict=True):
             self._states.setdefault(name, {})[s] = array
         self._plan = None
@@ -382,7 +408,7 @@ class Optimizer:
         except BaseException:
             if had_none and not self._counts.any():  # no update has come about
                 self._parameters, self.param_groups, self._states = {}, [], {}
-                self._counts, self._plan = np.zeros(0, np.int64), None
+                self._counts, self._numbers, self._plan = np.zeros(0, np.int64), np.ones(0), None
             raise
 
     def _pairs(self, gradients: Gradients, chosen: set[int]) -> list[Pair]:
@@ -477,16 +503,17 @@ class Optimizer:
         """
         saved: dict[str, Any] = {}
         with self._alone():
-            states = self._current_plan().states
-            for (name, parameter), count in zip(
-                self._parameters.items(), self._counts, strict=True
-            ):
-                if count:
-                    own = self._states.get(name, {})
-                    for s in states[name]:  # a state may be new since a setting was edited
-                        array = own[s].copy() if s in own else np.zeros_like(parameter.data)
-                        saved[state.key(name, s)] = array
-                    saved[state.key(name, "step")] = np.array(count)
+            keeps = self._current_plan().keeps
+            for i, (name, parameter) in enumerate(self._parameters.items()):
+                if not self._counts[i]:
+                    continue
+                own, kept = self._states.get(name, {}), keeps[name]
+                for s, begin in kept.states.items():  # one may be new since a setting was edited
+                    array = own[s].copy() if s in own else np.full_like(parameter.data, begin)
+                    saved[state.key(name, s)] = array
+                saved[state.key(name, "step")] = np.array(self._counts[i])
+                if kept.number:
+                    saved[state.key(name, kept.number)] = np.array(self._numbers[i])
         if hasattr(self._learning_rate, "state_dict"):
             saved["LR_Scheduler"] = self._learning_rate.state_dict()
         return saved
@@ -509,11 +536,11 @@ class Optimizer:
                 f"pass what state_dict() returned"
             )
         entries = {key: value for key, value in state_dict.items() if key != "LR_Scheduler"}
-        kept = self._current_plan().states
+        keeps = self._current_plan().keeps
         for name, parameter in self._parameters.items():
             _core.check_parameter(parameter.data, name)
-        states, steps, problems = state.match(
-            entries, {name: (p.data, kept[name]) for name, p in self._parameters.items()}
+        states, steps, numbers, problems = state.match(
+            entries, {name: (p.data, keeps[name]) for name, p in self._parameters.items()}
         )
         schedule = self._learning_rate
         load = getattr(schedule, "set_state_dict", getattr(schedule, "load_state_dict", None))
@@ -529,9 +556,11 @@ class Optimizer:
         with self._alone():
             laid_out = self._laid_out(states)
             counts = np.array([steps.get(name, 0) for name in self._parameters], np.int64)
+            carried = np.array([numbers.get(name, 1.0) for name in self._parameters])
             if load:
                 load(state_dict["LR_Scheduler"])  # refuses before it changes anything
-            self._states, self._counts, self._plan = laid_out, counts, None
+            self._states, self._counts, self._numbers = laid_out, counts, carried
+            self._plan = None
 
     def _laid_out(self, states: Mapping[str, Mapping[str, Array]]) -> dict[str, dict[str, Array]]:
         """Copies of states in memory of our own, each laid out as its parameter."""

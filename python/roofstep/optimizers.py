@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from decimal import Context, Decimal
 from typing import Any, ClassVar
 
 from roofstep import checks
@@ -18,6 +19,57 @@ def _not_yet(**options: bool) -> None:
             raise ValueError(
                 f"{name}: expected False, got True; it does not exist yet, leave it out"
             )
+
+
+class _DecoupledDecay(Optimizer):
+    """`weight_decay` shrinks the weights beside the update; the gradient does not see it."""
+
+    def _check_decay(self, name: str, value: Any) -> Any:
+        if isinstance(value, WeightDecayRegularizer):
+            raise TypeError(
+                f"{name}: expected a number or None, got {value!r}; the decay of "
+                f"{type(self).__name__} is decoupled, for a coupled one give the parameter a "
+                f"regularizer"
+            )
+        return None if value is None else checks.real(name, value)
+
+    def _decays(
+        self, group: Mapping[str, Any], name: str, parameter: Parameter
+    ) -> tuple[float, float, float]:
+        l1, l2, _ = super()._decays({"weight_decay": None}, name, parameter)
+        return l1, l2, group["weight_decay"] or 0.0
+
+
+class _Adaptive(Optimizer):
+    """The settings that the relatives of Adam share."""
+
+    _settings: ClassVar = {
+        "beta1": checks.fraction,
+        "beta2": checks.fraction,
+        "epsilon": checks.non_negative,
+    }
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.001,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        parameters: Iterable[Any] | None = None,
+        weight_decay: Any = None,
+        grad_clip: ClipGradBase | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(
+            learning_rate,
+            parameters,
+            weight_decay,
+            grad_clip,
+            name,
+            beta1=beta1,
+            beta2=beta2,
+            epsilon=epsilon,
+        )
 
 
 class SGD(Optimizer):
@@ -136,6 +188,247 @@ class Momentum(Optimizer):
         return "nesterov" if group["use_nesterov"] else "momentum"
 
 
+class Lion(_DecoupledDecay):
+    r"""Lion: the sign of a mix of gradient and momentum, with decoupled weight decay.
+
+    .. math::
+        p \leftarrow p - \eta \left(
+            \operatorname{sign}(\beta_1 m + (1 - \beta_1) g) + \lambda p
+        \right), \qquad
+        m \leftarrow \beta_2 m + (1 - \beta_2) g
+
+    Every element moves by the learning rate: take a third to a tenth of Adam's, and three to ten
+    times its decay. (Chen et al., Symbolic discovery of optimization algorithms, 2023.)
+
+    Args:
+        learning_rate: :math:`\eta`, a number >= 0 or a schedule. Default 0.0001.
+        beta1: :math:`\beta_1` in [0, 1). Default 0.9.
+        beta2: :math:`\beta_2` in [0, 1). Default 0.99.
+        parameters: see `Optimizer`; groups may also set beta1, beta2.
+        weight_decay: :math:`\lambda`, a number, or None for none. Default None.
+        grad_clip: see `Optimizer`. Default None.
+        name: shown in the repr.
+
+    Raises:
+        TypeError, ValueError: see `Optimizer`; a setting is out of its range.
+
+    Example:
+        >>> import numpy as np, roofstep
+        >>> w = roofstep.Parameter(np.array([1.0, 1.0]))
+        >>> opt = roofstep.Lion(learning_rate=0.25, parameters=[w])
+        >>> w.grad = np.array([8.0, -0.1])
+        >>> opt.step()
+        >>> w.data
+        array([0.75, 1.25])
+    """
+
+    _settings: ClassVar = {"beta1": checks.fraction, "beta2": checks.fraction}
+
+    def __init__(
+        self,
+        learning_rate: Any = 1e-4,
+        beta1: float = 0.9,
+        beta2: float = 0.99,
+        parameters: Iterable[Any] | None = None,
+        weight_decay: float | None = None,
+        grad_clip: ClipGradBase | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(
+            learning_rate, parameters, weight_decay, grad_clip, name, beta1=beta1, beta2=beta2
+        )
+
+    def _rule(self, group: Mapping[str, Any]) -> str:
+        return "lion"
+
+
+class Adagrad(Optimizer):
+    r"""Adagrad: each element's rate falls with the sum of its squared gradients.
+
+    .. math:: m \leftarrow m + g^2, \qquad p \leftarrow p - \eta \frac{g}{\sqrt{m} + \epsilon}
+
+    (Duchi, Hazan & Singer, Adaptive subgradient methods for online learning and stochastic
+    optimization, 2011.)
+
+    Args:
+        learning_rate: :math:`\eta`, a number >= 0 or a schedule.
+        epsilon: :math:`\epsilon` >= 0. Default 1e-6.
+        parameters: see `Optimizer`; groups may also set epsilon, initial_accumulator_value.
+        weight_decay: see `Optimizer`. Default None.
+        grad_clip: see `Optimizer`. Default None.
+        name: shown in the repr.
+        initial_accumulator_value: what m begins with, >= 0. Default 0.0.
+
+    Raises:
+        TypeError, ValueError: see `Optimizer`; a setting is out of its range.
+
+    Example:
+        >>> import numpy as np, roofstep
+        >>> w = roofstep.Parameter(np.array([1.0]))
+        >>> opt = roofstep.Adagrad(0.25, 0.0, [w], initial_accumulator_value=9.0)
+        >>> w.grad = np.array([4.0])
+        >>> opt.step()
+        >>> w.data
+        array([0.8])
+    """
+
+    _settings: ClassVar = {
+        "epsilon": checks.non_negative,
+        "initial_accumulator_value": checks.non_negative,
+    }
+
+    def __init__(
+        self,
+        learning_rate: Any,
+        epsilon: float = 1e-6,
+        parameters: Iterable[Any] | None = None,
+        weight_decay: Any = None,
+        grad_clip: ClipGradBase | None = None,
+        name: str | None = None,
+        initial_accumulator_value: float = 0.0,
+    ) -> None:
+        super().__init__(
+            learning_rate,
+            parameters,
+            weight_decay,
+            grad_clip,
+            name,
+            epsilon=epsilon,
+            initial_accumulator_value=initial_accumulator_value,
+        )
+
+    def _rule(self, group: Mapping[str, Any]) -> str:
+        return "adagrad"
+
+    def _initial(self, group: Mapping[str, Any], state: str) -> float:
+        return float(group["initial_accumulator_value"])
+
+
+class Adadelta(Optimizer):
+    r"""Adadelta: the step has the units of the parameter, by running means of squares of both.
+
+    .. math::
+        a \leftarrow \rho a + (1 - \rho) g^2, \qquad
+        d = g \sqrt{\frac{u + \epsilon}{a + \epsilon}}, \qquad
+        u \leftarrow \rho u + (1 - \rho) d^2, \qquad
+        p \leftarrow p - \eta d
+
+    (Zeiler, ADADELTA: an adaptive learning rate method, 2012.)
+
+    Args:
+        learning_rate: :math:`\eta`, a number >= 0 or a schedule; the paper has 1. Default 0.001.
+        epsilon: :math:`\epsilon` >= 0. Default 1e-6.
+        rho: :math:`\rho` in [0, 1). Default 0.95.
+        parameters: see `Optimizer`; groups may also set epsilon, rho.
+        weight_decay: see `Optimizer`. Default None.
+        grad_clip: see `Optimizer`. Default None.
+        name: shown in the repr.
+
+    Raises:
+        TypeError, ValueError: see `Optimizer`; a setting is out of its range.
+
+    Example:
+        >>> import numpy as np, roofstep
+        >>> w = roofstep.Parameter(np.array([1.0]))
+        >>> opt = roofstep.Adadelta(1.0, epsilon=0.25, rho=0.0, parameters=[w])
+        >>> w.grad = np.array([0.0])
+        >>> opt.step()
+        >>> w.data
+        array([1.])
+    """
+
+    _settings: ClassVar = {"epsilon": checks.non_negative, "rho": checks.fraction}
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.001,
+        epsilon: float = 1e-6,
+        rho: float = 0.95,
+        parameters: Iterable[Any] | None = None,
+        weight_decay: Any = None,
+        grad_clip: ClipGradBase | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(
+            learning_rate, parameters, weight_decay, grad_clip, name, epsilon=epsilon, rho=rho
+        )
+
+    def _rule(self, group: Mapping[str, Any]) -> str:
+        return "adadelta"
+
+
+class RMSProp(Optimizer):
+    r"""RMSProp: the gradient over its root mean square, with momentum, centered or not.
+
+    .. math::
+        s \leftarrow \rho s + (1 - \rho) g^2, \qquad
+        v \leftarrow \mu v + \frac{\eta g}{\sqrt{s + \epsilon}}, \qquad
+        p \leftarrow p - v
+
+    As in Paddle, epsilon stands inside the root and the learning rate inside the momentum. With
+    ``centered`` the square of a running mean of g is subtracted from s under the root.
+    (Tieleman & Hinton, Lecture 6e of Neural networks for machine learning, 2012; Graves, Generating
+    sequences with recurrent neural networks, 2013.)
+
+    Args:
+        learning_rate: :math:`\eta`, a number >= 0 or a schedule.
+        rho: :math:`\rho` in [0, 1). Default 0.95.
+        epsilon: :math:`\epsilon` >= 0. Default 1e-6.
+        momentum: :math:`\mu` >= 0. Default 0.0.
+        centered: estimate the variance instead of the mean square. Default False.
+        parameters: see `Optimizer`; groups may also set rho, epsilon, momentum, centered.
+        weight_decay: see `Optimizer`. Default None.
+        grad_clip: see `Optimizer`. Default None.
+        name: shown in the repr.
+
+    Raises:
+        TypeError, ValueError: see `Optimizer`; a setting is out of its range.
+
+    Example:
+        >>> import numpy as np, roofstep
+        >>> w = roofstep.Parameter(np.array([1.0]))
+        >>> opt = roofstep.RMSProp(0.25, rho=0.75, epsilon=0.0, parameters=[w])
+        >>> w.grad = np.array([8.0])
+        >>> opt.step()
+        >>> w.data
+        array([0.5])
+    """
+
+    _settings: ClassVar = {
+        "rho": checks.fraction,
+        "epsilon": checks.non_negative,
+        "momentum": checks.non_negative,
+        "centered": checks.flag,
+    }
+
+    def __init__(
+        self,
+        learning_rate: Any,
+        rho: float = 0.95,
+        epsilon: float = 1e-6,
+        momentum: float = 0.0,
+        centered: bool = False,
+        parameters: Iterable[Any] | None = None,
+        weight_decay: Any = None,
+        grad_clip: ClipGradBase | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(
+            learning_rate,
+            parameters,
+            weight_decay,
+            grad_clip,
+            name,
+            rho=rho,
+            epsilon=epsilon,
+            momentum=momentum,
+            centered=centered,
+        )
+
+    def _rule(self, group: Mapping[str, Any]) -> str:
+        return "rmsprop_centered" if group["centered"] else "rmsprop"
+
+
 class Adam(Optimizer):
     r"""Adam, with the gradient's running mean and running mean square.
 
@@ -177,12 +470,7 @@ class Adam(Optimizer):
         array([0.75])
     """
 
-    _settings: ClassVar = {
-        "beta1": checks.fraction,
-        "beta2": checks.fraction,
-        "epsilon": checks.non_negative,
-        "amsgrad": checks.flag,
-    }
+    _settings: ClassVar = {**_Adaptive._settings, "amsgrad": checks.flag}
 
     def __init__(
         self,
@@ -218,7 +506,7 @@ class Adam(Optimizer):
         return "amsgrad" if group["amsgrad"] else "adam"
 
 
-class AdamW(Adam):
+class AdamW(_DecoupledDecay, Adam):
     r"""Adam with decoupled weight decay: `Adam`'s update, and the weights shrink beside it.
 
     .. math::
@@ -299,20 +587,12 @@ class AdamW(Adam):
             name=name,
         )
 
-    def _check_decay(self, name: str, value: Any) -> Any:
-        if isinstance(value, WeightDecayRegularizer):
-            raise TypeError(
-                f"{name}: expected a number or None, got {value!r}; AdamW's decay is decoupled, "
-                f"for a coupled one give the parameter a regularizer, or use Adam"
-            )
-        return None if value is None else checks.real(name, value)
-
     def _decays(
         self, group: Mapping[str, Any], name: str, parameter: Parameter
     ) -> tuple[float, float, float]:
+        l1, l2, decay = super()._decays(group, name, parameter)
         decays = self._decays_by_name is None or self._decays_by_name(name)
-        l1, l2, _ = super()._decays({"weight_decay": None}, name, parameter)
-        return l1, l2, (group["weight_decay"] or 0.0) if decays else 0.0
+        return l1, l2, decay if decays else 0.0
 
     def _multiplier(self, name: str, parameter: Parameter) -> float:
         own = super()._multiplier(name, parameter)
@@ -320,3 +600,158 @@ class AdamW(Adam):
             return own
         ratio = self._lr_ratio(parameter)
         return own * checks.non_negative(f"lr_ratio of parameter {name!r}", ratio)
+
+
+class Adamax(_Adaptive):
+    r"""Adamax: Adam with a running maximum in the place of the root mean square.
+
+    .. math::
+        m \leftarrow \beta_1 m + (1 - \beta_1) g, \qquad
+        u \leftarrow \max(|g|, \beta_2 u + \epsilon), \qquad
+        p \leftarrow p - \eta\, \frac{m / (1 - \beta_1^t)}{u}
+
+    where t counts the updates of this parameter. (Kingma & Ba, Adam: a method for stochastic
+    optimization, 2015, section 7.1; epsilon stands where Paddle has it.)
+
+    Args:
+        learning_rate: :math:`\eta`, a number >= 0 or a schedule. Default 0.001.
+        beta1: :math:`\beta_1` in [0, 1). Default 0.9.
+        beta2: :math:`\beta_2` in [0, 1). Default 0.999.
+        epsilon: :math:`\epsilon` >= 0; with 0, an element whose gradients were all 0 becomes NaN.
+            Default 1e-8.
+        parameters: see `Optimizer`; groups may also set beta1, beta2, epsilon.
+        weight_decay: see `Optimizer`. Default None.
+        grad_clip: see `Optimizer`. Default None.
+        name: shown in the repr.
+
+    Raises:
+        TypeError, ValueError: see `Optimizer`; a setting is out of its range.
+
+    Example:
+        >>> import numpy as np, roofstep
+        >>> w = roofstep.Parameter(np.array([1.0]))
+        >>> opt = roofstep.Adamax(learning_rate=0.25, parameters=[w])
+        >>> w.grad = np.array([8.0])
+        >>> opt.step()
+        >>> w.data
+        array([0.75])
+    """
+
+    def _rule(self, group: Mapping[str, Any]) -> str:
+        return "adamax"
+
+
+class RAdam(_Adaptive):
+    r"""Rectified Adam: momentum alone until the variance of Adam's scale is known well enough.
+
+    .. math::
+        \rho_\infty = \frac{2}{1 - \beta_2} - 1, \qquad
+        \rho_t = \rho_\infty - \frac{2 t \beta_2^t}{1 - \beta_2^t}, \qquad
+        p \leftarrow p - \eta \frac{m}{1 - \beta_1^t}
+            \cdot \begin{cases}
+                r_t \dfrac{\sqrt{1 - \beta_2^t}}{\sqrt{v} + \epsilon} & \rho_t > 5 \
+                1 & \text{else}
+            \end{cases}, \qquad
+        r_t = \sqrt{\frac{(\rho_t - 4)(\rho_t - 2) \rho_\infty}
+                         {(\rho_\infty - 4)(\rho_\infty - 2) \rho_t}}
+
+    with m and v as in `Adam`. (Liu et al., On the variance of the adaptive learning rate and
+    beyond, 2020.)
+
+    Args:
+        learning_rate: :math:`\eta`, a number >= 0 or a schedule. Default 0.001.
+        beta1: :math:`\beta_1` in [0, 1). Default 0.9.
+        beta2: :math:`\beta_2` in [0, 1). Default 0.999.
+        epsilon: :math:`\epsilon` >= 0. Default 1e-8.
+        parameters: see `Optimizer`; groups may also set beta1, beta2, epsilon.
+        weight_decay: see `Optimizer`. Default None.
+        grad_clip: see `Optimizer`. Default None.
+        name: shown in the repr.
+
+    Raises:
+        TypeError, ValueError: see `Optimizer`; a setting is out of its range.
+
+    Example:
+        >>> import numpy as np, roofstep
+        >>> w = roofstep.Parameter(np.array([1.0]))
+        >>> opt = roofstep.RAdam(learning_rate=0.25, parameters=[w])
+        >>> w.grad = np.array([2.0])
+        >>> opt.step()
+        >>> w.data
+        array([0.5])
+    """
+
+    def _rule(self, group: Mapping[str, Any]) -> str:
+        return "radam"
+
+
+class NAdam(Optimizer):
+    r"""Adam with Nesterov momentum, whose strength grows with the steps.
+
+    .. math::
+        \mu_t = \beta_1 \left(1 - \tfrac12\, 0.96^{t \psi}\right), \qquad
+        P_t = \prod_{i \le t} \mu_i, \qquad
+        p \leftarrow p - \eta\, \frac{
+            \mu_{t+1} m / (1 - P_t \mu_{t+1}) + (1 - \mu_t) g / (1 - P_t)
+        }{\sqrt{v / (1 - \beta_2^t)} + \epsilon}
+
+    with m and v as in `Adam`. (Dozat, Incorporating Nesterov momentum into Adam, 2016.)
+
+    Args:
+        learning_rate: :math:`\eta`, a number >= 0 or a schedule. Default 0.002.
+        beta1: :math:`\beta_1` in [0, 1). Default 0.9.
+        beta2: :math:`\beta_2` in [0, 1). Default 0.999.
+        epsilon: :math:`\epsilon` >= 0. Default 1e-8.
+        momentum_decay: :math:`\psi` >= 0. Default 0.004.
+        parameters: see `Optimizer`; groups may also set beta1, beta2, epsilon, momentum_decay.
+        weight_decay: see `Optimizer`. Default None.
+        grad_clip: see `Optimizer`. Default None.
+        name: shown in the repr.
+
+    Raises:
+        TypeError, ValueError: see `Optimizer`; a setting is out of its range.
+
+    Example:
+        >>> import numpy as np, roofstep
+        >>> w = roofstep.Parameter(np.array([1.0]))
+        >>> opt = roofstep.NAdam(0.25, beta1=0.0, beta2=0.0, epsilon=0.0, parameters=[w])
+        >>> w.grad = np.array([8.0])
+        >>> opt.step()
+        >>> w.data
+        array([0.75])
+    """
+
+    _settings: ClassVar = {**_Adaptive._settings, "momentum_decay": checks.non_negative}
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.002,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        momentum_decay: float = 0.004,
+        parameters: Iterable[Any] | None = None,
+        weight_decay: Any = None,
+        grad_clip: ClipGradBase | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(
+            learning_rate,
+            parameters,
+            weight_decay,
+            grad_clip,
+            name,
+            beta1=beta1,
+            beta2=beta2,
+            epsilon=epsilon,
+            momentum_decay=momentum_decay,
+        )
+
+    def _rule(self, group: Mapping[str, Any]) -> str:
+        return "nadam"
+
+    def _fields(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        # Not by libm, whose powers differ between machines in the last bit; in two doubles, since
+        # the rule raises it to the number of the step.
+        fade = Context(prec=50).power(Decimal("0.96"), Decimal(group["momentum_decay"]))
+        return {**group, "fade": float(fade), "fade_rest": float(fade - Decimal(float(fade)))}

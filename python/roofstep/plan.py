@@ -28,6 +28,8 @@ class Family(Protocol):
         self, group: Mapping[str, Any], name: str, parameter: Parameter
     ) -> tuple[float, float, float]: ...
     def _multiplier(self, name: str, parameter: Parameter) -> float: ...
+    def _initial(self, group: Mapping[str, Any], state: str) -> float: ...
+    def _fields(self, group: Mapping[str, Any]) -> dict[str, Any]: ...
 
 
 @dataclass
@@ -40,11 +42,19 @@ class Kind:
 
 
 @dataclass
+class Keeps:
+    """What a rule keeps of a parameter, beside the count of its updates."""
+
+    states: dict[str, float]  # arrays of its shape, and what they begin with
+    number: str | None  # one number, which begins with 1
+
+
+@dataclass
 class Plan:
     """The arguments of a step, and from what they were made."""
 
     entries: tuple[tuple[Any, ...], ...]  # see csrc/gather.hpp
-    states: dict[str, tuple[str, ...]]  # parameter -> the names of its states
+    keeps: dict[str, Keeps]  # by the name of the parameter
     kinds: list[Kind]
     norms: list[_core.Norm]
     _sources: list[Any]
@@ -68,12 +78,15 @@ def make(
     """
     names = {id(parameter): name for name, parameter in parameters.items()}
     entries: dict[str, tuple[Any, ...]] = {}
-    rule_states: dict[str, tuple[str, ...]] = {}
+    keeps: dict[str, Keeps] = {}
     kinds: dict[tuple[Any, ...], Kind] = {}
     shared_norms: dict[ClipGradBase, _core.Norm] = {}
     norms: dict[int, _core.Norm] = {}
     for group in groups:
         rule = family._rule(group)
+        _, names_of_states, number = RULES[rule]
+        kept = Keeps({s: family._initial(group, s) for s in names_of_states}, number)
+        fields = family._fields(group)
         if "params" not in group:
             raise ValueError("param_groups: a group has no 'params' any more; put them back")
         for parameter in group["params"]:
@@ -83,7 +96,7 @@ def make(
                     f"param_groups: {parameter!r} is new there, or twice; the parameters of an "
                     f"optimizer cannot be exchanged, make another one for them"
                 )
-            rule_states[name] = RULES[rule][1]
+            keeps[name] = kept
             if not parameter.trainable:
                 entries[name] = (name, parameter, None, None, None)
                 continue
@@ -98,7 +111,7 @@ def make(
             if key not in kinds:
                 settings = _core.Settings(
                     rule,
-                    group,
+                    fields,
                     l1=l1,
                     l2=l2,
                     decay=decay,
@@ -108,8 +121,8 @@ def make(
                 )
                 kinds[key] = Kind(settings, group, multiplier)
             own = states.get(name, {})
-            held = tuple(own[s] for s in rule_states[name] if s in own)
-            complete = held if len(held) == len(rule_states[name]) else None
+            held = tuple(own[s] for s in kept.states if s in own)
+            complete = held if len(held) == len(kept.states) else None
             entries[name] = (name, parameter, kinds[key].settings, norm, complete)
     for name in names.values():
         raise ValueError(
@@ -118,7 +131,7 @@ def make(
         )
     return Plan(
         tuple(entries[name] for name in parameters),
-        rule_states,
+        keeps,
         list(kinds.values()),
         list(norms.values()),
         _sources(groups),

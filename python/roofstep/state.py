@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from roofstep.plan import Keeps
+
 Array = np.ndarray[Any, Any]
 
 _ALIGNMENT = 64
@@ -52,56 +54,60 @@ def key(parameter: str, state: str) -> str:
 
 
 def match(
-    saved: Mapping[str, Any], parameters: Mapping[str, tuple[Array, tuple[str, ...]]]
-) -> tuple[dict[str, dict[str, Array]], dict[str, int], list[str]]:
+    saved: Mapping[str, Any], parameters: Mapping[str, tuple[Array, Keeps]]
+) -> tuple[dict[str, dict[str, Array]], dict[str, int], dict[str, float], list[str]]:
     """Sorts the entries of a state dict by parameter.
 
     Args:
         saved: the entries; any counter may end their names.
-        parameters: name -> (array, the states that its rule keeps).
+        parameters: name -> (array, what its rule keeps).
 
     Returns:
-        The states and the step counts by parameter name, and every mismatch as a sentence.
+        The states, the step counts and the numbers by parameter name, and every mismatch as a
+        sentence.
     """
-    owners = {
-        f"{name}_{state}": (name, state)
-        for name, (_, states) in parameters.items()
-        for state in (*states, "step")
+    expected = {
+        name: (*kept.states, "step", *filter(None, [kept.number]))
+        for name, (_, kept) in parameters.items()
     }
+    owners = {f"{name}_{part}": (name, part) for name in expected for part in expected[name]}
+    found: dict[str, dict[str, str]] = {}  # parameter -> part -> entry
     states: dict[str, dict[str, Array]] = {}
     steps: dict[str, int] = {}
-    first: dict[tuple[str, str], str] = {}
+    numbers: dict[str, float] = {}
     problems = []
     for entry, value in saved.items():
-        name, state = owners.get(re.sub(r"_\d+$", "", str(entry)), ("", ""))
+        name, part = owners.get(re.sub(r"_\d+$", "", str(entry)), ("", ""))
+        if not name:
+            problems.append(f"{entry!r} belongs to no parameter of this optimizer")
+            continue
+        first = found.setdefault(name, {}).setdefault(part, entry)
+        if first != entry:
+            problems.append(f"{entry!r} and {first!r} are the same state")
+            continue
+        parameter, kept = parameters[name]
         try:
             array = np.asarray(value)
         except ValueError as error:  # ragged
             problems.append(f"{entry!r} is no array: {error}")
-            array = np.zeros(0)
-        if not name:
-            problems.append(f"{entry!r} belongs to no parameter of this optimizer")
-        elif first.setdefault((name, state), entry) != entry:
-            problems.append(f"{entry!r} and {first[name, state]!r} are the same state")
-        elif state == "step":
-            steps[name] = 0
-            if array.size == 1 and array.dtype.kind in "iu" and 0 <= array.item() <= _MOST_STEPS:
-                steps[name] = int(array.item())
-            else:
-                problems.append(f"{entry!r} is no step count: {value!r}")
-        else:
-            states.setdefault(name, {})[state] = array
-            parameter = parameters[name][0]
+            continue
+        if part in kept.states:
+            states.setdefault(name, {})[part] = array
             if (array.shape, array.dtype) != (parameter.shape, parameter.dtype):
                 problems.append(
                     f"{entry!r} is {array.dtype} of shape {array.shape}, "
                     f"its parameter {parameter.dtype} of shape {parameter.shape}"
                 )
-    for name in {**states, **steps}:
-        found = {*states.get(name, {}), *({"step"} if name in steps else ())}
+        elif array.size != 1 or array.dtype.kind not in ("iu" if part == "step" else "f"):
+            problems.append(f"{entry!r} is no {part}: {value!r}")
+        elif part == "step" and 0 <= array.item() <= _MOST_STEPS:
+            steps[name] = int(array.item())
+        elif part != "step" and 0 <= array.item() <= 1:
+            numbers[name] = float(array.item())
+        else:
+            problems.append(f"{entry!r} is out of range: {value!r}")
+    for name, parts in found.items():
         problems += [
-            f"{key(name, state)!r} is missing"
-            for state in (*parameters[name][1], "step")
-            if state not in found
+            f"{key(name, part)!r} is missing" for part in expected[name] if part not in parts
         ]
-    return states, steps, problems
+    return states, steps, numbers, problems
