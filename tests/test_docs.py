@@ -23,13 +23,6 @@ CLASSES = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def default_threads():
-    """An example may choose a number of threads."""
-    yield
-    roofstep.set_num_threads(None)
-
-
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples(name: str) -> None:
     assert doctest.testmod(importlib.import_module(f"roofstep.{name}")).failed == 0

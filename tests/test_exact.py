@@ -33,14 +33,6 @@ LARGE = (4095, 4096, 4097, 10007, 65537, 300007)  # the last two: chunks, and se
 STEPS = 3
 
 
-@pytest.fixture(autouse=True)
-def _restore_threads_and_isa() -> Iterator[None]:
-    threads, isa = roofstep.get_num_threads(), _core.isa()
-    yield
-    roofstep.set_num_threads(threads)
-    _core.set_isa(isa)
-
-
 # The optimizers --------------------------------------------------------------------------------
 
 

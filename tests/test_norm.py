@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -22,14 +22,6 @@ PLACES = [(isa, threads) for isa in ISAS for threads in (1, 2, 3)]
 # Around a row of lanes, around a block of rows, and beyond what one thread does alone.
 SIZES = (0, 1, 2, 31, 32, 33, 63, 64, 65, 127, 128, 4095, 4096, 4097, 8191, 10007, 65537, 300007)
 INF = float("inf")
-
-
-@pytest.fixture(autouse=True)
-def _restore_threads_and_isa() -> Iterator[None]:
-    threads, isa = roofstep.get_num_threads(), _core.isa()
-    yield
-    roofstep.set_num_threads(threads)
-    _core.set_isa(isa)
 
 
 def same(a: float | None, b: float) -> bool:

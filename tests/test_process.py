@@ -26,12 +26,6 @@ def large(value: float = 1.0) -> roofstep.Parameter:
     return parameter
 
 
-@pytest.fixture(autouse=True)
-def default_threads() -> Iterator[None]:
-    yield
-    roofstep.set_num_threads(None)
-
-
 class Stepping(threading.Thread):
     """Steps an optimizer again and again until told to stop."""
 

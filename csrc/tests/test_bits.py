@@ -53,7 +53,7 @@ def canonical(array: np.ndarray) -> bytes:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("rule", _core.rules())
 def test_bits(build: Build, rule: str, dtype: type) -> None:
-    fields, states = _core.rules()[rule]
+    fields, states, _ = _core.rules()[rule]
     for l1, l2, decay in DECAYS:
         start = hard_values(dtype, 0)
         # Tame gradients, else their norm is NaN and so is everything.
