@@ -26,7 +26,7 @@ class Optimizer:
 
     A step clips the gradients, decays, and updates, in this order and in one pass over the memory.
     Parameters without a gradient are left as they are, states and step counts included. Everything
-    is checked before the first byte is written.
+    is checked before the first byte is written. An optimizer belongs to one thread at a time.
 
     Args:
         learning_rate: a number >= 0, or a schedule: an object that gives the rate when called and
@@ -189,6 +189,7 @@ class Optimizer:
             TypeError, ValueError: there are no parameters, a setting was edited to a bad value, the
                 schedule gives no finite rate, a parameter or gradient cannot be used, or memory
                 overlaps. Nothing has been written then.
+            RuntimeError: another thread is stepping this optimizer.
         """
         self._step(None, checks.flag("clear_grad", clear_grad))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import re
 from collections.abc import Iterable, Mapping
@@ -43,7 +44,8 @@ def _block(size: int) -> Any:
     if hasattr(mmap, "MAP_PRIVATE"):
         block = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if size >= _HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
-            block.madvise(mmap.MADV_HUGEPAGE)
+            with contextlib.suppress(OSError):  # it is advice, and a kernel may not take it
+                block.madvise(mmap.MADV_HUGEPAGE)
         return block
     return mmap.mmap(-1, max(size, 1))
 
