@@ -1,0 +1,143 @@
+"""The cases of every optimizer: settings that float32 holds exactly, and another of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness import SHAPES, Made
+
+Settings = dict[str, Any]
+
+# What Paddle keeps as a running number, as a formula of the settings and the count of updates.
+Formula = Callable[[Mapping[str, Any], int], float]
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a class is tried with.
+
+    Attributes:
+        base: arguments that replace the defaults which float32 rounds.
+        others: another value of each argument, one that changes the result.
+        idle: another value of each argument that changes nothing.
+        listed: the entry on docs/differences-from-paddle.md of each argument that does not agree.
+        numbers: Paddle's running numbers, which roofstep computes from the step.
+        names: the parameters that Paddle's class can step.
+        names_under_global_norm: those that it can step once a global norm has scaled them.
+    """
+
+    base: Settings
+    others: Settings
+    idle: Settings = field(default_factory=dict)
+    listed: dict[str, str] = field(default_factory=dict)
+    numbers: dict[str, Formula] = field(default_factory=dict)
+    names: tuple[str, ...] = tuple(SHAPES)
+    names_under_global_norm: tuple[str, ...] = tuple(SHAPES)
+
+    @property
+    def options(self) -> Settings:
+        """The settings of the rule itself."""
+        return {key: value for key, value in self.others.items() if key not in COMMON}
+
+
+DIMENSIONED = tuple(name for name, shape in SHAPES.items() if shape)
+
+RATE = {"learning_rate": 2**-7}
+COMMON: Settings = {
+    "learning_rate": 2**-6,
+    "parameters": None,  # a shorter list
+    "weight_decay": Made("L2Decay", 0.25),
+    "grad_clip": Made("ClipGradByGlobalNorm", 2.0),
+}
+UNDECAYED = {key: value for key, value in COMMON.items() if key != "weight_decay"}
+NAME = {"name": "another"}
+MIXED = {**NAME, "multi_precision": True}
+
+BETAS = {"beta1": 0.875, "beta2": 0.984375, "epsilon": 2**-20}
+OTHER_BETAS = {"beta1": 0.75, "beta2": 0.96875, "epsilon": 0.125}
+POWERS: dict[str, Formula] = {
+    "beta1_pow_acc": lambda settings, t: settings["beta1"] ** (t + 1),
+    "beta2_pow_acc": lambda settings, t: settings["beta2"] ** (t + 1),
+}
+
+
+def _only(names: str) -> Callable[[Any], bool]:
+    """A function of a parameter or of its name."""
+    return lambda parameter: getattr(parameter, "name", parameter) in names.split()
+
+
+FAMILIES = {
+    "SGD": Family(RATE, COMMON, MIXED),
+    "Momentum": Family(
+        {"learning_rate": 2**-9, "momentum": 0.875},
+        COMMON | {"learning_rate": 2**-8, "momentum": 0.5, "use_nesterov": True},
+        MIXED | {"use_multi_tensor": True},
+        {"rescale_grad": "momentum-rescales-on-cpus"},
+    ),
+    "Adagrad": Family(
+        RATE | {"epsilon": 2**-20},
+        COMMON | {"epsilon": 0.125, "initial_accumulator_value": 0.5},
+        NAME,
+    ),
+    "Adadelta": Family(
+        {"learning_rate": 0.125, "epsilon": 2**-10, "rho": 0.9375},
+        COMMON | {"learning_rate": 0.25, "epsilon": 0.125, "rho": 0.5},
+        NAME,
+        names_under_global_norm=DIMENSIONED,
+    ),
+    "RMSProp": Family(
+        RATE | {"rho": 0.9375, "epsilon": 2**-10},
+        COMMON | {"rho": 0.75, "epsilon": 0.125, "momentum": 0.5, "centered": True},
+        NAME,
+    ),
+    "Adam": Family(
+        RATE | BETAS,
+        COMMON | OTHER_BETAS | {"amsgrad": True},
+        MIXED | {"use_multi_tensor": True},
+        {"lazy_mode": "no-sparse-gradients"},
+        POWERS,
+    ),
+    "AdamW": Family(
+        RATE | BETAS | {"weight_decay": 0.125},
+        COMMON
+        | OTHER_BETAS
+        | {"weight_decay": 0.5, "amsgrad": True, "apply_decay_param_fun": _only("row big")},
+        MIXED,
+        {
+            "lazy_mode": "no-sparse-gradients",
+            "use_lowprecision_moment": "no-low-precision",
+            "lr_ratio": "adamw-has-layer-wise-rates-on-cpus",
+        },
+        POWERS,
+    ),
+    "Adamax": Family(
+        RATE | BETAS,
+        COMMON | OTHER_BETAS,
+        NAME,
+        numbers={"beta1_pow_acc": POWERS["beta1_pow_acc"]},
+        names_under_global_norm=DIMENSIONED,
+    ),
+    "RAdam": Family(
+        RATE | BETAS,
+        COMMON | OTHER_BETAS,
+        NAME,
+        numbers={
+            "beta1_pow": lambda settings, t: settings["beta1"] ** t,
+            "beta2_pow": lambda settings, t: settings["beta2"] ** t,
+            "rho": lambda settings, t: (
+                t * settings["beta2"] ** t / (1 - settings["beta2"] ** t)
+            ),
+        },
+    ),
+    "NAdam": Family(
+        RATE | BETAS | {"momentum_decay": 2**-8},
+        COMMON | OTHER_BETAS | {"momentum_decay": 0.5},
+        NAME,
+        numbers={
+            "momentum_decay_pow": lambda settings, t: 0.96**t,
+            "beta2_pow": lambda settings, t: settings["beta2"] ** t,
+        },
+    ),
+}
