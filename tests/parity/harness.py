@@ -71,11 +71,14 @@ def built(library: Library, value: Any) -> Any:
 
 @functools.cache
 def begin() -> dict[str, Array]:
-    """What parameters begin with: from 0.5 to 1 in size, so that no run carries one over 0, where
-    L1 decay would make much of a rounding."""
+    """What parameters begin with: so far from 0 that no run carries one over it, where L1 decay
+    would make much of a rounding; and so far below 1 that few leave the finer floats there.
+    """
     random = np.random.default_rng(1)
     return {
-        name: np.asarray(random.uniform(0.5, 1, shape) * random.choice([-1, 1], shape), "float32")
+        name: np.asarray(
+            random.uniform(0.5, 0.75, shape) * random.choice([-1, 1], shape), "float32"
+        )
         for name, shape in SHAPES.items()
     }
 
@@ -121,7 +124,9 @@ class Run:
         self.dtype = dtype
         self.parameters = {
             name: self.parameter(
-                name, np.array(begin()[name], dtype), built(self.library, (attributes or {}).get(name))
+                name,
+                np.array(begin()[name], dtype),
+                built(self.library, (attributes or {}).get(name)),
             )
             for name in names
         }
@@ -248,9 +253,8 @@ def close(
     """Holds values to the bar of their dtype."""
     assert values.keys() == expected.keys()
     for name, value in values.items():
-        # The negation lets no NaN pass.
         worst = error(value, expected[name])
-        assert not worst > BARS[dtype] and worst == worst, f"{name} {when}: off by {worst:.2e}"
+        assert worst <= BARS[dtype], f"{name} {when}: off by {worst:.2e}"
 
 
 def distance(values: Mapping[Any, Any], others: Mapping[Any, Any]) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from harness import SHAPES, Made
 
 Settings = dict[str, Any]
@@ -23,7 +24,11 @@ class Family:
         others: another value of each argument, one that changes the result.
         idle: another value of each argument that changes nothing.
         listed: the entry on docs/differences-from-paddle.md of each argument that does not agree.
+        rounded: the settings that Paddle rounds to float32 for float64 parameters too.
+        drift: by what a rate differs, at step t, in which Paddle rounds only some of their uses.
+        off: how far float64 results with the default settings may be from Paddle's.
         numbers: Paddle's running numbers, which roofstep computes from the step.
+        takes_schedules: whether its rate can be set or be a schedule.
         names: the parameters that Paddle's class can step.
         names_under_global_norm: those that it can step once a global norm has scaled them.
     """
@@ -32,7 +37,11 @@ class Family:
     others: Settings
     idle: Settings = field(default_factory=dict)
     listed: dict[str, str] = field(default_factory=dict)
+    rounded: tuple[str, ...] = ()
+    drift: Callable[[int], float] | None = None
+    off: float = 1e-12
     numbers: dict[str, Formula] = field(default_factory=dict)
+    takes_schedules: bool = True
     names: tuple[str, ...] = tuple(SHAPES)
     names_under_global_norm: tuple[str, ...] = tuple(SHAPES)
 
@@ -68,6 +77,12 @@ def _only(names: str) -> Callable[[Any], bool]:
     return lambda parameter: getattr(parameter, "name", parameter) in names.split()
 
 
+def _bias_of_adamax(t: int) -> float:
+    """Paddle's bias correction has the beta1 given, its mean the rounded one."""
+    beta1 = 0.9
+    return (1 - float(np.float32(beta1)) ** t) / (1 - beta1**t)
+
+
 FAMILIES = {
     "SGD": Family(RATE, COMMON, MIXED),
     "Momentum": Family(
@@ -75,29 +90,36 @@ FAMILIES = {
         COMMON | {"learning_rate": 2**-8, "momentum": 0.5, "use_nesterov": True},
         MIXED | {"use_multi_tensor": True},
         {"rescale_grad": "momentum-rescales-on-cpus"},
+        rounded=("momentum",),
+        off=2e-8,
     ),
     "Adagrad": Family(
         RATE | {"epsilon": 2**-20},
         COMMON | {"epsilon": 0.125, "initial_accumulator_value": 0.5},
         NAME,
+        rounded=("epsilon",),
     ),
     "Adadelta": Family(
         {"learning_rate": 0.125, "epsilon": 2**-10, "rho": 0.9375},
         COMMON | {"learning_rate": 0.25, "epsilon": 0.125, "rho": 0.5},
         NAME,
+        rounded=("rho", "epsilon"),
+        off=2e-11,
         names_under_global_norm=DIMENSIONED,
     ),
     "RMSProp": Family(
         RATE | {"rho": 0.9375, "epsilon": 2**-10},
         COMMON | {"rho": 0.75, "epsilon": 0.125, "momentum": 0.5, "centered": True},
         NAME,
+        rounded=("rho", "epsilon", "momentum"),
+        off=5e-9,
     ),
     "Adam": Family(
         RATE | BETAS,
         COMMON | OTHER_BETAS | {"amsgrad": True},
         MIXED | {"use_multi_tensor": True},
         {"lazy_mode": "no-sparse-gradients"},
-        POWERS,
+        numbers=POWERS,
     ),
     "AdamW": Family(
         RATE | BETAS | {"weight_decay": 0.125},
@@ -110,12 +132,17 @@ FAMILIES = {
             "use_lowprecision_moment": "no-low-precision",
             "lr_ratio": "adamw-has-layer-wise-rates-on-cpus",
         },
-        POWERS,
+        rounded=("weight_decay",),
+        off=5e-12,
+        numbers=POWERS,
     ),
     "Adamax": Family(
         RATE | BETAS,
         COMMON | OTHER_BETAS,
         NAME,
+        rounded=("beta1", "beta2", "epsilon"),
+        off=2e-9,
+        drift=_bias_of_adamax,
         numbers={"beta1_pow_acc": POWERS["beta1_pow_acc"]},
         names_under_global_norm=DIMENSIONED,
     ),
@@ -123,18 +150,20 @@ FAMILIES = {
         RATE | BETAS,
         COMMON | OTHER_BETAS,
         NAME,
+        rounded=("beta1", "beta2", "epsilon"),
+        off=5e-9,
         numbers={
             "beta1_pow": lambda settings, t: settings["beta1"] ** t,
             "beta2_pow": lambda settings, t: settings["beta2"] ** t,
-            "rho": lambda settings, t: (
-                t * settings["beta2"] ** t / (1 - settings["beta2"] ** t)
-            ),
+            "rho": lambda settings, t: t * settings["beta2"] ** t / (1 - settings["beta2"] ** t),
         },
     ),
     "NAdam": Family(
         RATE | BETAS | {"momentum_decay": 2**-8},
         COMMON | OTHER_BETAS | {"momentum_decay": 0.5},
         NAME,
+        rounded=("beta1", "beta2", "epsilon", "momentum_decay"),
+        off=2e-9,
         numbers={
             "momentum_decay_pow": lambda settings, t: 0.96**t,
             "beta2_pow": lambda settings, t: settings["beta2"] ** t,
