@@ -1,4 +1,4 @@
-"""What the documentation shows runs: docstring examples, README code; and every class has some."""
+"""What the documentation shows runs: docstring examples, code of pages; every class has some."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import pytest
 
 import roofstep
 
-README = Path(__file__).parents[1] / "README.md"
+TOP = Path(__file__).parents[1]
+PAGES = [TOP / "README.md", *sorted(TOP.glob("docs/*.md"))]
 MODULES = [m.name for m in pkgutil.iter_modules(roofstep.__path__) if m.name != "_core"]
 CLASSES = [
     value
@@ -36,8 +37,9 @@ def test_every_public_class_is_documented(cls: type) -> None:
         assert ">>> " in cls.__doc__
 
 
-def test_readme_code() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_code_of_a_page(page: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     assert blocks
     for block in blocks:
-        exec(compile(block, str(README), "exec"), {})
+        exec(compile(block, str(page), "exec"), {})

@@ -150,22 +150,28 @@ class Run:
 
     # What the libraries differ in.
 
-    def parameter(self, name: str, array: Array, attributes: Mapping[str, Any] | None) -> Any:
+    @staticmethod
+    def parameter(name: str, array: Array, attributes: Mapping[str, Any] | None) -> Any:
         raise NotImplementedError
 
-    def give(self, parameter: Any, gradient: Array | None) -> None:
+    @staticmethod
+    def give(parameter: Any, gradient: Array | None) -> None:
         raise NotImplementedError
 
-    def value(self, parameter: Any) -> Array:
+    @staticmethod
+    def value(parameter: Any) -> Array:
         raise NotImplementedError
 
     def states(self) -> dict[Key, Array]:
         """All states, step counts and other numbers, by parameter and name."""
-        entries = self.optimizer.state_dict()
         pattern = re.compile(rf"({'|'.join(self.parameters)})_(\w+)_\d+")
-        found = {key: pattern.fullmatch(key) for key in entries if key != "LR_Scheduler"}
-        assert all(found.values()), list(entries)
-        return {match.groups(): np.asarray(entries[key]) for key, match in found.items() if match}
+        found: dict[Key, Array] = {}
+        for key, value in self.optimizer.state_dict().items():
+            if hasattr(value, "shape"):
+                match = pattern.fullmatch(key)
+                assert match is not None, key
+                found[match[1], match[2]] = np.asarray(value)
+        return found
 
 
 class Ours(Run):
@@ -173,13 +179,16 @@ class Ours(Run):
 
     library = roofstep
 
-    def parameter(self, name: str, array: Array, attributes: Mapping[str, Any] | None) -> Any:
+    @staticmethod
+    def parameter(name: str, array: Array, attributes: Mapping[str, Any] | None) -> Any:
         return roofstep.Parameter(array, name, roofstep.ParamAttr(**(attributes or {})))
 
-    def give(self, parameter: Any, gradient: Array | None) -> None:
+    @staticmethod
+    def give(parameter: Any, gradient: Array | None) -> None:
         parameter.grad = gradient
 
-    def value(self, parameter: Any) -> Array:
+    @staticmethod
+    def value(parameter: Any) -> Array:
         return parameter.data.copy()
 
 
@@ -188,17 +197,20 @@ class Paddles(Run):
 
     library = PADDLE
 
-    def parameter(self, name: str, array: Array, attributes: Mapping[str, Any] | None) -> Any:
+    @staticmethod
+    def parameter(name: str, array: Array, attributes: Mapping[str, Any] | None) -> Any:
         attr = paddle.ParamAttr(**(attributes or {}))
         parameter = paddle.create_parameter(list(array.shape), str(array.dtype), attr=attr)
         parameter.name = name  # later, since a name may be given once in a process
         parameter.set_value(array)
         return parameter
 
-    def give(self, parameter: Any, gradient: Array | None) -> None:
+    @staticmethod
+    def give(parameter: Any, gradient: Array | None) -> None:
         parameter.grad = None if gradient is None else paddle.to_tensor(gradient)
 
-    def value(self, parameter: Any) -> Array:
+    @staticmethod
+    def value(parameter: Any) -> Array:
         return parameter.numpy()
 
 

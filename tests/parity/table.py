@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from harness import SHAPES, Made
 
 Settings = dict[str, Any]
@@ -25,10 +24,10 @@ class Family:
         idle: another value of each argument that changes nothing.
         listed: the entry on docs/differences-from-paddle.md of each argument that does not agree.
         rounded: the settings that Paddle rounds to float32 for float64 parameters too.
-        drift: by what a rate differs, at step t, in which Paddle rounds only some of their uses.
+        drift: what such settings are like at step t, where Paddle rounds some of their uses only.
         off: how far float64 results with the default settings may be from Paddle's.
         numbers: Paddle's running numbers, which roofstep computes from the step.
-        takes_schedules: whether its rate can be set or be a schedule.
+        moves_rate: whether its rate can be set, be a schedule, and have factors.
         names: the parameters that Paddle's class can step.
         names_under_global_norm: those that it can step once a global norm has scaled them.
     """
@@ -38,10 +37,10 @@ class Family:
     idle: Settings = field(default_factory=dict)
     listed: dict[str, str] = field(default_factory=dict)
     rounded: tuple[str, ...] = ()
-    drift: Callable[[int], float] | None = None
+    drift: Callable[[Mapping[str, Any], int], Settings] | None = None
     off: float = 1e-12
     numbers: dict[str, Formula] = field(default_factory=dict)
-    takes_schedules: bool = True
+    moves_rate: bool = True
     names: tuple[str, ...] = tuple(SHAPES)
     names_under_global_norm: tuple[str, ...] = tuple(SHAPES)
 
@@ -51,6 +50,7 @@ class Family:
         return {key: value for key, value in self.others.items() if key not in COMMON}
 
 
+STEADY = ("scalar", "matrix", "big")  # which have a gradient in every step
 DIMENSIONED = tuple(name for name, shape in SHAPES.items() if shape)
 
 RATE = {"learning_rate": 2**-7}
@@ -77,10 +77,21 @@ def _only(names: str) -> Callable[[Any], bool]:
     return lambda parameter: getattr(parameter, "name", parameter) in names.split()
 
 
-def _bias_of_adamax(t: int) -> float:
+def _drift_of_adamax(settings: Mapping[str, Any], t: int) -> Settings:
     """Paddle's bias correction has the beta1 given, its mean the rounded one."""
-    beta1 = 0.9
-    return (1 - float(np.float32(beta1)) ** t) / (1 - beta1**t)
+    return {"learning_rate": (1 - settings["beta1"] ** t) / (1 - 0.9**t)}
+
+
+def _drift_of_lamb(settings: Mapping[str, Any], t: int) -> Settings:
+    """The powers begin with the betas given. The trust ratio takes out the factor on the whole."""
+    mean, square = (
+        (1 - settings[name] ** t) / (1 - given * settings[name] ** (t - 1))
+        for name, given in (("beta1", 0.9), ("beta2", 0.999))
+    )
+    return {
+        "epsilon": settings["epsilon"] / square**0.5,
+        "lamb_weight_decay": settings["lamb_weight_decay"] * square**0.5 / mean,
+    }
 
 
 FAMILIES = {
@@ -142,7 +153,7 @@ FAMILIES = {
         NAME,
         rounded=("beta1", "beta2", "epsilon"),
         off=2e-9,
-        drift=_bias_of_adamax,
+        drift=_drift_of_adamax,
         numbers={"beta1_pow_acc": POWERS["beta1_pow_acc"]},
         names_under_global_norm=DIMENSIONED,
     ),
@@ -168,5 +179,40 @@ FAMILIES = {
             "momentum_decay_pow": lambda settings, t: 0.96**t,
             "beta2_pow": lambda settings, t: settings["beta2"] ** t,
         },
+    ),
+    "Lamb": Family(
+        RATE
+        | BETAS
+        | {"lamb_weight_decay": 0.125, "exclude_from_weight_decay_fn": _only("matrix scalar")},
+        UNDECAYED
+        | OTHER_BETAS
+        | {
+            "lamb_weight_decay": 0.5,
+            "exclude_from_weight_decay_fn": _only("row big"),
+            "always_adapt": True,
+        },
+        MIXED,
+        rounded=("lamb_weight_decay", "beta1", "beta2", "epsilon"),
+        drift=_drift_of_lamb,
+        off=5e-9,
+        numbers=POWERS,
+    ),
+    "ASGD": Family(
+        RATE | {"batch_num": 4},
+        COMMON | {"batch_num": 3},
+        MIXED,
+        numbers={"m": lambda settings, t: t},
+    ),
+    "Rprop": Family(
+        RATE | {"learning_rate_range": (2**-10, 2**-4), "etas": (0.5, 1.25)},
+        UNDECAYED
+        | {
+            "learning_rate_range": (2**-7, 2**-6),
+            "etas": (0.25, 1.5),
+            "grad_clip": Made("ClipGradByValue", max=1.0, min=0.0),  # which changes signs
+        },
+        MIXED,
+        moves_rate=False,
+        names=DIMENSIONED,
     ),
 }

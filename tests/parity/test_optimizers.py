@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness import BARS, Act, Made, Ours, Paddles, Run, agree, both, close, distance, last, paddle
-from table import FAMILIES, Family
 
 import roofstep
+from harness import BARS, Act, Made, Ours, Paddles, Run, agree, both, close, distance, last, paddle
+from table import FAMILIES, STEADY, Family
 
 DTYPES = tuple(BARS)
 
@@ -38,7 +38,23 @@ ATTRIBUTES = {
     "big": {"trainable": False},
 }
 # Settings that are the optimizer's alone in Paddle.
-UNGROUPED = ("amsgrad", "apply_decay_param_fun", "always_adapt")
+UNGROUPED = {
+    "amsgrad",
+    "always_adapt",
+    "apply_decay_param_fun",
+    "batch_num",
+    "etas",
+    "learning_rate_range",
+}
+
+
+def attributes(family: Family) -> dict[str, dict[str, Any]]:
+    """For each parameter what sets it apart, without factors on a rate that takes none."""
+    left_out = set() if family.moves_rate else {"learning_rate"}
+    return {
+        name: {key: value for key, value in own.items() if key not in left_out}
+        for name, own in ATTRIBUTES.items()
+    }
 
 
 def decays(cls: str) -> dict[str, Any]:
@@ -62,11 +78,12 @@ def groups(
         own["weight_decay"] = (
             Made("L1Decay", 0.25) if kind is DECAYS["L1"]["weight_decay"] else 0.25
         )
+    half, twice = ({"learning_rate": 0.5}, {"learning_rate": 2}) if family.moves_rate else ({}, {})
     # Each has a norm of its own, as in Paddle.
     return [
-        (parts[0], {**own, "learning_rate": 0.5, "grad_clip": clip}),
+        (parts[0], {**own, **half, "grad_clip": clip}),
         (parts[1], {"grad_clip": Made("ClipGradByValue", 0.5)}),
-        (rest, {"grad_clip": clip, "learning_rate": 2}),
+        (rest, {**twice, "grad_clip": clip}),
     ]
 
 
@@ -143,7 +160,7 @@ def test_decay_clip_groups(
         {**family.base, **decay, "grad_clip": clip},
         dtype,
         names,
-        ATTRIBUTES if layout == "attributes" else None,
+        attributes(family) if layout == "attributes" else None,
         groups(family, names, clip, decay) if layout == "groups" else None,
     )
     agree(ours, paddles)
@@ -159,13 +176,13 @@ def test_default_settings(cls: str, dtype: str) -> None:
     """
     family = FAMILIES[cls]
     given = {"learning_rate": 0.001}
-    names = ("matrix", "big")  # which have a gradient in every step, as `drift` supposes
     arguments = inspect.signature(getattr(roofstep, cls)).parameters
     rounded = {key: float(np.float32(arguments[key].default)) for key in family.rounded}
+    names = [name for name in STEADY if name in family.names]
 
     def drifting(run: Run, number: int) -> None:
         if family.drift is not None:
-            run.optimizer.set_lr(given["learning_rate"] * family.drift(number + 1))
+            run.optimizer.param_groups[0].update(family.drift(rounded, number + 1))
         run.optimizer.step()
 
     theirs = last(Paddles(cls, given, dtype, names))
@@ -244,7 +261,7 @@ RATES = [move_schedule, set_lr, set_lr_scheduler]
     [
         pytest.param(cls, act, id=f"{cls}-{act.__name__}")
         for cls, family in FAMILIES.items()
-        for act in METHODS + RATES * family.takes_schedules
+        for act in METHODS + RATES * family.moves_rate
     ],
 )
 def test_methods(cls: str, act: Act, dtype: str) -> None:

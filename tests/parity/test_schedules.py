@@ -8,9 +8,9 @@ import re
 from typing import Any
 
 import pytest
-from harness import BARS, PADDLE, SCHEDULES, Library, Made, error
 
 import roofstep
+from harness import BARS, PADDLE, SCHEDULES, Library, Made, error
 
 EPOCHS = 100
 BAR = BARS["float64"]
