@@ -138,6 +138,16 @@ void match(const Array& array, const Array& param, const Subject& subject) {
   }
 }
 
+Array slot_of(const Array& ring, std::size_t slot) {
+  Array array = ring;
+  array.size = ring.size / static_cast<std::size_t>(ring.shape[0]);
+  array.data += static_cast<Py_ssize_t>(slot) * ring.strides[0];
+  array.ndim -= 1;
+  array.shape += 1;
+  array.strides += 1;
+  return array;
+}
+
 void match_states(const Array& param, const Array& state, const Subject& subject) {
   const bool same_shape =
       param.ndim == state.ndim && std::equal(param.shape, param.shape + param.ndim, state.shape);

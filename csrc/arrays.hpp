@@ -49,6 +49,9 @@ void match(const Array& array, const Array& param, const Subject& subject);
 // Nothing if the two arrays lie in memory alike, else how to read the one in the other's order.
 std::optional<Layout> layout_in_order_of(const Array& array, const Array& param);
 
+// One slot of an array of several, as an array of one dimension less.
+Array slot_of(const Array& ring, std::size_t slot);
+
 // Throws unless the parameter still is what its states were made for.
 void match_states(const Array& param, const Array& state, const Subject& subject);
 

@@ -126,25 +126,42 @@ const void* read(const Tensor& tensor, std::size_t begin, std::size_t end, void*
   return buffer;
 }
 
+// What is a factor on a tensor and known only once all its elements have been seen.
+struct Factors {
+  double clip, trust;
+};
+
 template <class Element>
-void update(const Tensor& tensor, double factor, std::size_t begin, std::size_t end,
-            bool clear_grad) {
-  alignas(64) unsigned char buffer[block_size * sizeof(Element)];
-  Run run;
-  run.scale = tensor.scale * factor;
+Run run_of(const Tensor& tensor, Factors factors, std::size_t begin, std::size_t end,
+           void* buffer) {
+  Run run{};
+  run.n = end - begin;
+  run.param = at<Element>(tensor.param, begin);
+  run.grad = read<Element>(tensor, begin, end, buffer);
+  for (int s = 0; s < max_states; ++s) {
+    run.states[s] = tensor.states[s] ? at<Element>(tensor.states[s], begin) : nullptr;
+  }
+  run.scale = tensor.scale * factors.clip;
   run.clip_min = tensor.clip_min;
   run.clip_max = tensor.clip_max;
-  const bool by_blocks = clear_grad || tensor.grad_layout;
+  run.trust = factors.trust;
+  return run;
+}
+
+template <class Element>
+void update(const Kernels& kernels, const Tensor& tensor, Factors factors, std::size_t begin,
+            std::size_t end, bool clear_grad) {
+  alignas(64) unsigned char buffer[block_size * sizeof(Element)];
+  const bool by_blocks = clear_grad || tensor.grad_layout || tensor.average;
   const std::size_t stride = by_blocks ? block_size : end - begin;
   for (; begin < end; begin += stride) {
     const std::size_t stop = std::min(begin + stride, end);
-    run.n = stop - begin;
-    run.param = at<Element>(tensor.param, begin);
-    run.grad = read<Element>(tensor, begin, stop, buffer);
-    for (int s = 0; s < max_states; ++s) {
-      run.states[s] = tensor.states[s] ? at<Element>(tensor.states[s], begin) : nullptr;
-    }
+    const Run run = run_of<Element>(tensor, factors, begin, stop, buffer);
     tensor.prepared->loop(*tensor.prepared, run);
+    if (tensor.average) {
+      kernels.average[static_cast<int>(tensor.dtype)](at<Element>(tensor.average, begin), run.param,
+                                                      run.n, tensor.average_decay);
+    }
     if (!clear_grad) continue;
     if (tensor.grad_layout) {
       clear<Element>(*tensor.grad_layout, tensor.grad, begin, stop);
@@ -169,14 +186,35 @@ struct SumSquares {
   }
 };
 
-// Every block is summed by itself and the sums are added in order: no thread is seen in the bits.
+// The sums of squares of tensors. Every block is summed by itself and the sums are added in order:
+// no thread is seen in the bits.
+class Sums {
+ public:
+  template <class Wanted>
+  Sums(const std::vector<Tensor>& tensors, const Wanted& wanted) : first_(tensors.size() + 1, 0) {
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      first_[i + 1] = first_[i] + (wanted(tensors[i]) ? block_count(tensors[i].size) : 0);
+    }
+    blocks_.resize(first_.back());
+  }
+  bool empty() const { return blocks_.empty(); }
+  BlockSum& at(std::size_t tensor, std::size_t begin) {
+    return blocks_[first_[tensor] + begin / block_size];
+  }
+  SumSquares total(std::size_t tensor) const {
+    SumSquares total;
+    for (std::size_t b = first_[tensor]; b < first_[tensor + 1]; ++b) total.add(blocks_[b]);
+    return total;
+  }
+
+ private:
+  std::vector<std::size_t> first_;
+  std::vector<BlockSum> blocks_;
+};
+
 void take_norms(const Kernels& kernels, const std::vector<Tensor>& tensors,
                 const std::vector<Place>& places, std::vector<Norm>& norms, int threads) {
-  std::vector<std::size_t> first(tensors.size() + 1, 0);
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    first[i + 1] = first[i] + (tensors[i].norm < 0 ? 0 : block_count(tensors[i].size));
-  }
-  std::vector<BlockSum> sums(first.back());
+  Sums sums(tensors, [](const Tensor& tensor) { return tensor.norm >= 0; });
   for_each_part(tensors, places, threads, [&](std::size_t i, std::size_t begin, std::size_t end) {
     const Tensor& tensor = tensors[i];
     if (tensor.norm < 0) return;
@@ -186,23 +224,60 @@ void take_norms(const Kernels& kernels, const std::vector<Tensor>& tensors,
       const std::size_t stop = std::min(begin + block_size, end);
       const void* values = tensor.dtype == Dtype::f32 ? read<float>(tensor, begin, stop, buffer)
                                                       : read<double>(tensor, begin, stop, buffer);
-      sums[first[i] + begin / block_size] = sum_squares(values, stop - begin);
+      sums.at(i, begin) = sum_squares(values, stop - begin);
     }
   });
   std::vector<SumSquares> totals(norms.size());
   for (std::size_t i = 0; i < tensors.size(); ++i) {
-    if (tensors[i].norm < 0) continue;
-    SumSquares total;
-    for (std::size_t b = first[i]; b < first[i + 1]; ++b) total.add(sums[b]);
-    totals[tensors[i].norm].add(total);
+    if (tensors[i].norm >= 0) totals[tensors[i].norm].add(sums.total(i));
   }
   for (std::size_t k = 0; k < norms.size(); ++k) norms[k].value = totals[k].norm();
 }
 
 // No epsilon: a gradient at the limit is not scaled. A NaN norm makes every gradient NaN.
-double clip_factor(const Norm& norm) {
+double clip_factor(const Tensor& tensor, const std::vector<Norm>& norms) {
+  if (tensor.norm < 0) return 1;
+  const Norm& norm = norms[tensor.norm];
   if (std::isnan(norm.value)) return norm.value;
   return norm.value > norm.limit ? norm.limit / norm.value : 1;
+}
+
+template <class Element>
+void measure(const Kernels& kernels, const Tensor& tensor, double clip, std::size_t begin,
+             std::size_t end, BlockSum* params, BlockSum* measured) {
+  alignas(64) unsigned char buffer[block_size * sizeof(Element)], out[sizeof buffer];
+  const auto sum_squares = kernels.sum_squares[static_cast<int>(tensor.dtype)];
+  for (; begin < end; begin += block_size) {
+    const std::size_t stop = std::min(begin + block_size, end);
+    Run run = run_of<Element>(tensor, {clip, 1}, begin, stop, buffer);
+    run.measured = out;
+    tensor.prepared->measure(*tensor.prepared, run);
+    *params++ = sum_squares(run.param, run.n);
+    *measured++ = sum_squares(out, run.n);
+  }
+}
+
+// The trust ratio of every tensor, by a pass that computes the updates and stores nothing.
+std::vector<double> take_ratios(const Kernels& kernels, const std::vector<Tensor>& tensors,
+                                const std::vector<Place>& places, const std::vector<Norm>& norms,
+                                int threads) {
+  std::vector<double> ratios(tensors.size(), 1);
+  const auto adapts = [](const Tensor& tensor) { return tensor.adapts; };
+  Sums params(tensors, adapts), measured(tensors, adapts);
+  if (params.empty()) return ratios;
+  for_each_part(tensors, places, threads, [&](std::size_t i, std::size_t begin, std::size_t end) {
+    const Tensor& tensor = tensors[i];
+    if (!tensor.adapts) return;
+    const auto measure_part = tensor.dtype == Dtype::f32 ? measure<float> : measure<double>;
+    measure_part(kernels, tensor, clip_factor(tensor, norms), begin, end, &params.at(i, begin),
+                 &measured.at(i, begin));
+  });
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const Tensor& tensor = tensors[i];
+    if (!tensor.adapts) continue;
+    ratios[i] = tensor.rule->trust(*tensor.hyper, params.total(i).norm(), measured.total(i).norm());
+  }
+  return ratios;
 }
 
 }  // namespace
@@ -212,14 +287,12 @@ void step(const Kernels& kernels, const std::vector<Tensor>& tensors, std::vecto
   const DefaultFloatingPoint mode;
   const std::vector<Place> places = cut(tensors);
   if (!norms.empty()) take_norms(kernels, tensors, places, norms, threads);
+  const std::vector<double> ratios = take_ratios(kernels, tensors, places, norms, threads);
   for_each_part(tensors, places, threads, [&](std::size_t i, std::size_t begin, std::size_t end) {
     const Tensor& tensor = tensors[i];
-    const double factor = tensor.norm < 0 ? 1 : clip_factor(norms[tensor.norm]);
-    if (tensor.dtype == Dtype::f32) {
-      update<float>(tensor, factor, begin, end, clear_grad);
-    } else {
-      update<double>(tensor, factor, begin, end, clear_grad);
-    }
+    const Factors factors{clip_factor(tensor, norms), ratios[i]};
+    const auto update_part = tensor.dtype == Dtype::f32 ? update<float> : update<double>;
+    update_part(kernels, tensor, factors, begin, end, clear_grad);
   });
   for (const Tensor& tensor : tensors) {
     ++*tensor.step_count;

@@ -29,7 +29,12 @@ struct Tensor {
   void* grad;
   void* states[max_states];
   const Layout* grad_layout;  // null: that of the parameter
+  const Rule* rule;
+  const Hyper* hyper;
   const Prepared* prepared;
+  bool adapts;    // by the rule's trust ratio
+  void* average;  // null: its weights are not averaged
+  double average_decay;
   double scale, clip_min, clip_max;
   int norm;  // an index, or -1
   std::int64_t* step_count;
@@ -37,7 +42,7 @@ struct Tensor {
   double carried_next;
 };
 
-// Clips, decays, updates, and counts the step; with clear_grad also zeroes the gradients.
+// Clips, decays, updates, averages, and counts the step; with clear_grad also zeroes the gradients.
 void step(const Kernels& kernels, const std::vector<Tensor>& tensors, std::vector<Norm>& norms,
           bool clear_grad, int threads);
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <deque>
 #include <limits>
 #include <map>
@@ -100,17 +101,42 @@ struct Entry {
   }
 };
 
-void read_states(const Entry& entry, const Rule& rule, const Array& param, Tensor& tensor,
-                 std::vector<Span>& spans) {
-  if (!PyTuple_Check(entry.states) || PyTuple_GET_SIZE(entry.states) != rule.state_count) {
-    throw py::type_error(std::string("rule ") + rule.name + " takes a tuple of " +
-                         std::to_string(rule.state_count) + " states");
+int state_count(const Settings& settings) {
+  return kernels().rules[settings.rule].state_count + settings.average_decay.has_value();
+}
+
+// How many slots the rule's last state has; 0 if it is no ring.
+std::size_t ring_size(const Settings& settings) {
+  const Rule& rule = kernels().rules[settings.rule];
+  for (int i = 0; rule.ring && i < rule.field_count; ++i) {
+    if (!std::strcmp(rule.fields[i], rule.ring)) {
+      return static_cast<std::size_t>(settings.hyper.fields[i]);
+    }
   }
-  for (int s = 0; s < rule.state_count; ++s) {
-    const Array state = view_parameter(PyTuple_GET_ITEM(entry.states, s), {state_role, entry.name});
-    match_states(param, state, {parameter_role, entry.name});
-    tensor.states[s] = state.data;
+  return 0;
+}
+
+void read_states(const Entry& entry, const Settings& settings, std::int64_t t, const Array& param,
+                 Tensor& tensor, std::vector<Span>& spans) {
+  const Rule& rule = kernels().rules[settings.rule];
+  const int count = state_count(settings);
+  if (!PyTuple_Check(entry.states) || PyTuple_GET_SIZE(entry.states) != count) {
+    throw py::type_error(std::string("rule ") + rule.name + " takes a tuple of " +
+                         std::to_string(count) + " states");
+  }
+  const std::size_t slots = ring_size(settings);
+  for (int s = 0; s < count; ++s) {
+    Array state = view_parameter(PyTuple_GET_ITEM(entry.states, s), {state_role, entry.name});
     add_span(spans, state, state_role, entry.name, true);
+    if (slots && s == rule.state_count - 1) {
+      if (state.ndim == 0 || static_cast<std::size_t>(state.shape[0]) != slots) {
+        throw py::type_error(std::string("rule ") + rule.name + " takes a last state of " +
+                             std::to_string(slots) + " slots");
+      }
+      state = slot_of(state, static_cast<std::size_t>(t - 1) % slots);
+    }
+    match_states(param, state, {parameter_role, entry.name});
+    (s < rule.state_count ? tensor.states[s] : tensor.average) = state.data;
   }
 }
 
@@ -145,7 +171,8 @@ class Norms {
 }  // namespace
 
 Settings make_settings(const std::string& rule, const py::dict& fields, double l1, double l2,
-                       double decay, double scale, double clip_min, double clip_max) {
+                       double decay, double scale, double clip_min, double clip_max, bool adapts,
+                       std::optional<double> average_decay) {
   Settings settings{};
   const Kernels& table = kernels();
   const auto found = std::find_if(table.rules, table.rules + table.rule_count,
@@ -163,6 +190,9 @@ Settings make_settings(const std::string& rule, const py::dict& fields, double l
   settings.scale = scale;
   settings.clip_min = std::min(scale * clip_min, scale * clip_max);
   settings.clip_max = std::max(scale * clip_min, scale * clip_max);
+  if (adapts && !found->trust) throw py::value_error("rule " + rule + " has no trust ratio");
+  settings.adapts = adapts;
+  settings.average_decay = average_decay;
   return settings;
 }
 
@@ -173,6 +203,19 @@ void check_parameter(py::handle array, py::str name) {
 void check_clearable(py::handle gradient, py::str name) {
   const Subject subject{gradient_role, name.ptr()};
   require_clearable(view(gradient.ptr(), subject), subject);
+}
+
+void exchange(const py::tuple& pairs) {
+  std::vector<std::pair<Array, Array>> arrays;
+  for (const py::handle pair : pairs) {
+    const auto [name, parameter, state] =
+        py::cast<std::tuple<py::object, py::object, py::object>>(pair);
+    const Array param = view_parameter(parameter.ptr(), {parameter_role, name.ptr()});
+    const Array other = view_parameter(state.ptr(), {state_role, name.ptr()});
+    match_states(param, other, {parameter_role, name.ptr()});
+    arrays.push_back({param, other});
+  }
+  for (const auto& [a, b] : arrays) std::swap_ranges(a.data, a.data + a.bytes(), b.data);
 }
 
 std::vector<std::size_t> gather_and_step(const py::tuple& entries,
@@ -228,11 +271,12 @@ std::vector<std::size_t> gather_and_step(const py::tuple& entries,
     add_span(spans, grad, gradient_role, entry.name, clear_grad);
 
     const Rule& rule = kernels().rules[settings->rule];
+    Step now{step_counts[i] + 1, settings->hyper.learning_rate, 1};
     Tensor tensor{};
-    if (rule.state_count && entry.states == Py_None) {
+    if (state_count(*settings) && entry.states == Py_None) {
       missing.push_back(i);
-    } else if (rule.state_count) {
-      read_states(entry, rule, param, tensor, spans);
+    } else if (state_count(*settings)) {
+      read_states(entry, *settings, now.t, param, tensor, spans);
     }
     tensor.dtype = param.dtype;
     tensor.size = param.size;
@@ -241,14 +285,17 @@ std::vector<std::size_t> gather_and_step(const py::tuple& entries,
     if (std::optional<Layout> layout = layout_in_order_of(grad, param)) {
       tensor.grad_layout = &layouts.emplace_back(std::move(*layout));
     }
-    Step now{step_counts[i] + 1, settings->hyper.learning_rate, 1};
     if (rule.carried) {
       now.carried = carried_numbers[i];
       tensor.carried = carried_numbers + i;
       tensor.carried_next = rule.carry(settings->hyper, now);
     }
     tensor.step_count = step_counts + i;
+    tensor.rule = &rule;
+    tensor.hyper = &settings->hyper;
     tensor.prepared = constants.at(*settings, param.dtype, now, entry.name);
+    tensor.adapts = settings->adapts;
+    tensor.average_decay = settings->average_decay.value_or(0);
     tensor.scale = settings->scale;
     tensor.clip_min = settings->clip_min;
     tensor.clip_max = settings->clip_max;

@@ -16,11 +16,14 @@ struct Settings {
   int rule;  // an index into Kernels::rules, which is the same list for every ISA
   Hyper hyper;
   double scale, clip_min, clip_max;
+  bool adapts;                          // by the rule's trust ratio
+  std::optional<double> average_decay;  // none: the weights are not averaged
 };
 
 // Takes from `fields` those that the rule names.
 Settings make_settings(const std::string& rule, const pybind11::dict& fields, double l1, double l2,
-                       double decay, double scale, double clip_min, double clip_max);
+                       double decay, double scale, double clip_min, double clip_max, bool adapts,
+                       std::optional<double> average_decay);
 
 // Throws, naming the parameter, unless the array could be stepped in place.
 void check_parameter(pybind11::handle array, pybind11::str name);
@@ -28,9 +31,14 @@ void check_parameter(pybind11::handle array, pybind11::str name);
 // Throws, naming the parameter, unless its gradient could be filled with zeros.
 void check_clearable(pybind11::handle gradient, pybind11::str name);
 
+// Exchanges the contents of arrays, of which each entry (name, parameter, state) has two; throws
+// before the first, and is not interrupted between two.
+void exchange(const pybind11::tuple& pairs);
+
 // Steps every parameter that has a gradient. An entry is a tuple (name, parameter, Settings or
-// None, Norm or None, tuple of states or None); without Settings it is passed over. A parameter is
-// an object with `data` and `grad`; `gradients` is None, or a tuple that stands in the place of the
+// None, Norm or None, tuple of states or None); without Settings it is passed over. The states are
+// those of the rule in its order, then the averaged weights if there are any. A parameter is an
+// object with `data` and `grad`; `gradients` is None, or a tuple that stands in the place of the
 // `grad` attributes; `counts` (int64) and `carried` (float64) have a number for each entry.
 //
 // Returns the indices of entries that have a gradient but no states yet, having written nothing

@@ -25,40 +25,41 @@ template <bool decoupled, class T>
   return whole.value;
 }
 
-// The states are a pack of named pointers: over an array of pointers gcc leaves the loop scalar.
+// The update of one element, on copies of its states.
+template <class Closure, class T, class... State>
+[[gnu::always_inline]] inline auto peek(const Closure& rule, T g, State... state) {
+  return rule(g, state...);
+}
+
+// Updates, or only writes down what the trust ratio measures.
+// The states are a pack of named pointers and the rule is a copy: over an array of pointers, and
+// over a choice between constants in memory, gcc leaves the loop scalar.
 // An option that is off does no arithmetic: 0 * inf would be NaN.
-template <Coupled coupled, bool decoupled, class T, class Closure, class... State>
-[[gnu::always_inline]] inline void update(const Closure& rule, const Prepared& prepared,
+template <Trust trust, bool measures, Coupled coupled, bool decoupled, class T, class Closure,
+          class... State>
+[[gnu::always_inline]] inline void update(const Closure rule, const Prepared& prepared,
                                           const Run& run, T* __restrict param,
                                           const T* __restrict grad, State* __restrict... state) {
+  [[maybe_unused]] T* __restrict out = static_cast<T*>(run.measured);
   const T scale = T(run.scale), clip_min = T(run.clip_min), clip_max = T(run.clip_max);
-  const T rate = T(prepared.rate), decay = T(prepared.decay);
-  const T l1 = T(prepared.l1), l2 = T(prepared.l2);
+  const T rate = T(trust == Trust::update ? prepared.rate * run.trust : prepared.rate);
+  const T l1 = T(prepared.l1), l2 = T(prepared.l2), decay = T(prepared.decay), ratio = T(run.trust);
   const std::size_t n = run.n;
 #pragma omp simd
   for (std::size_t i = 0; i < n; ++i) {
     const T p = param[i];
     T g = clamp(scale * grad[i], clip_min, clip_max);
+    if constexpr (measures && trust == Trust::gradient) out[i] = g;
     if constexpr (coupled == Coupled::l2) g = g + l2 * p;
     if constexpr (coupled == Coupled::l1) g = g + l1 * sign(p);
-    param[i] = p - move<decoupled>(rule(g, state[i]...), rate, decay, p);
+    if constexpr (trust == Trust::gradient) g = ratio * g;
+    if constexpr (measures && trust == Trust::update) {
+      out[i] = move<decoupled>(peek(rule, g, state[i]...), T(1), decay, p);
+    }
+    if constexpr (!measures) {
+      param[i] = p - move<decoupled>(rule(g, state[i]...), rate, decay, p);
+    }
   }
-}
-
-template <class R, class T>
-using Closure = decltype(R{}.template at<T>(Step{}));
-
-template <class R, class T, Coupled coupled, bool decoupled, std::size_t... I>
-void loop(const Prepared& prepared, const Run& run) {
-  const void* closure = prepared.closure;
-  update<coupled, decoupled>(*static_cast<const Closure<R, T>*>(closure), prepared, run,
-                             static_cast<T*>(run.param), static_cast<const T*>(run.grad),
-                             static_cast<T*>(run.states[I])...);
-}
-
-template <class R, class T, Coupled coupled, std::size_t... I>
-auto pick(bool decoupled) {
-  return decoupled ? loop<R, T, coupled, true, I...> : loop<R, T, coupled, false, I...>;
 }
 
 template <class R>
@@ -72,6 +73,44 @@ R rule_of(const Hyper& hyper) {
   return rule;
 }
 
+template <class R, class = void>
+struct Trusts {
+  static constexpr Trust kind = Trust::none;
+  static constexpr double (*ratio)(const Hyper&, double, double) = nullptr;
+};
+template <class R>
+struct Trusts<R, decltype(void(R::trust))> {
+  static constexpr Trust kind = R::trust;
+  static double ratio(const Hyper& hyper, double param, double measured) {
+    return rule_of<R>(hyper).ratio(hyper, param, measured);
+  }
+};
+
+template <class R, class T>
+using Closure = decltype(R{}.template at<T>(Step{}));
+
+template <class R, class T, bool measures, Coupled coupled, bool decoupled, std::size_t... I>
+void loop(const Prepared& prepared, const Run& run) {
+  const void* closure = prepared.closure;
+  update<Trusts<R>::kind, measures, coupled, decoupled>(
+      *static_cast<const Closure<R, T>*>(closure), prepared, run, static_cast<T*>(run.param),
+      static_cast<const T*>(run.grad), static_cast<T*>(run.states[I])...);
+}
+
+template <class R, class T, Coupled coupled, bool decoupled, std::size_t... I>
+void pick(Prepared& out) {
+  out.loop = loop<R, T, false, coupled, decoupled, I...>;
+  out.measure = nullptr;
+  if constexpr (Trusts<R>::kind != Trust::none) {
+    out.measure = loop<R, T, true, coupled, decoupled, I...>;
+  }
+}
+
+template <class R, class T, Coupled coupled, std::size_t... I>
+void pick(Prepared& out, bool decoupled) {
+  decoupled ? pick<R, T, coupled, true, I...>(out) : pick<R, T, coupled, false, I...>(out);
+}
+
 template <class R, class T, std::size_t... I>
 void prepare(const Hyper& hyper, const Step& step, Prepared& out) {
   const R rule = rule_of<R>(hyper);
@@ -83,9 +122,13 @@ void prepare(const Hyper& hyper, const Step& step, Prepared& out) {
   out.l2 = hyper.l2;
   out.decay = hyper.decay;
   const bool decoupled = T(hyper.decay) != 0;
-  out.loop = T(hyper.l2) != 0   ? pick<R, T, Coupled::l2, I...>(decoupled)
-             : T(hyper.l1) != 0 ? pick<R, T, Coupled::l1, I...>(decoupled)
-                                : pick<R, T, Coupled::none, I...>(decoupled);
+  if (T(hyper.l2) != 0) {
+    pick<R, T, Coupled::l2, I...>(out, decoupled);
+  } else if (T(hyper.l1) != 0) {
+    pick<R, T, Coupled::l1, I...>(out, decoupled);
+  } else {
+    pick<R, T, Coupled::none, I...>(out, decoupled);
+  }
 }
 
 template <class R, class = void>
@@ -101,6 +144,15 @@ struct Carries<R, decltype(void(R::carried))> {
   }
 };
 
+template <class R, class = void>
+struct Rings {
+  static constexpr const char* field = nullptr;
+};
+template <class R>
+struct Rings<R, decltype(void(R::ring))> {
+  static constexpr const char* field = R::ring;
+};
+
 template <class R, std::size_t... I>
 constexpr Rule describe(std::index_sequence<I...>) {
   Rule rule{R::name,
@@ -110,6 +162,8 @@ constexpr Rule describe(std::index_sequence<I...>) {
             {},
             Carries<R>::name,
             Carries<R>::carry,
+            Rings<R>::field,
+            Trusts<R>::ratio,
             {prepare<R, float, I...>, prepare<R, double, I...>}};
   for (int i = 0; i < R::fields.count; ++i) rule.fields[i] = R::fields.items[i];
   for (int i = 0; i < R::states.count; ++i) rule.states[i] = R::states.items[i];
@@ -164,11 +218,21 @@ BlockSum sum_squares_f64(const void* values, std::size_t n) {
   return {add_squares<double>(x, n, 0x1p-600), 1};
 }
 
+template <class T>
+void average(void* average, const void* values, std::size_t n, double decay) {
+  T* __restrict mean = static_cast<T*>(average);
+  const T* __restrict x = static_cast<const T*>(values);
+  const T rest = T(1 - decay);
+#pragma omp simd
+  for (std::size_t i = 0; i < n; ++i) mean[i] = mean[i] + rest * (x[i] - mean[i]);
+}
+
 extern const Kernels kernels;
 const Kernels kernels{ROOFSTEP_ISA_NAME,
                       sizeof(AllRules::rules) / sizeof(Rule),
                       AllRules::rules,
-                      {sum_squares_f32, sum_squares_f64}};
+                      {sum_squares_f32, sum_squares_f64},
+                      {average<float>, average<double>}};
 
 }  // namespace ROOFSTEP_ISA
 }  // namespace roofstep

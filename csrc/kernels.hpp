@@ -15,9 +15,14 @@ constexpr std::size_t block_size = 4096;
 enum class Dtype { f32, f64 };
 constexpr int dtypes = 2;
 
+// What a trust ratio measures beside the parameter, in a pass of its own before the update.
+enum class Trust { none, gradient, update };
+
 // The constants of one rule at one step, in the parameter's dtype: a closure behind a plain face.
 struct Prepared {
   void (*loop)(const Prepared&, const struct Run&);
+  // Writes down what the trust ratio measures, and nothing else; null for rules without one.
+  void (*measure)(const Prepared&, const struct Run&);
   double rate, l1, l2, decay;
   alignas(16) unsigned char closure[128];
 };
@@ -44,6 +49,8 @@ struct Run {
   void* states[max_states];
   std::size_t n;
   double scale, clip_min, clip_max;
+  double trust;    // the ratio, of a rule that has one: a factor on the gradient or on the update
+  void* measured;  // room for n elements, to be filled by Prepared::measure
 };
 
 // The sum of squares of one block, being value * 2**(1200 * exponent): float64 has no room for the
@@ -62,6 +69,11 @@ struct Rule {
   // with 1, and carry gives its value after a step.
   const char* carried;
   double (*carry)(const Hyper&, const Step&);
+  // The name of the field that says how many slots the last state has, or nullptr: one slot of it
+  // is the state of an update, the next one that of the next.
+  const char* ring;
+  // The trust ratio for the L2 norms of the parameter and of what is measured, or nullptr.
+  double (*trust)(const Hyper&, double param, double measured);
   void (*prepare[dtypes])(const Hyper&, const Step&, Prepared&);
 };
 
@@ -70,6 +82,8 @@ struct Kernels {
   int rule_count;
   const Rule* rules;
   BlockSum (*sum_squares[dtypes])(const void* values, std::size_t n);  // of one block at most
+  // average += (1 - decay) * (values - average)
+  void (*average[dtypes])(void* average, const void* values, std::size_t n, double decay);
 };
 
 }  // namespace roofstep

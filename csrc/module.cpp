@@ -38,8 +38,9 @@ py::dict rules() {
   py::dict rules;
   for (int i = 0; i < kernels().rule_count; ++i) {
     const Rule& rule = kernels().rules[i];
-    rules[rule.name] = py::make_tuple(names(rule.fields, rule.field_count),
-                                      names(rule.states, rule.state_count), rule.carried);
+    rules[rule.name] =
+        py::make_tuple(names(rule.fields, rule.field_count), names(rule.states, rule.state_count),
+                       rule.carried, rule.ring);
   }
   return rules;
 }
@@ -59,12 +60,14 @@ PYBIND11_MODULE(_core, m) {
   m.def("isas", available_isas, "The ISAs that this CPU can run, best first.");
   m.def("isa", [] { return kernels().isa; }, "The ISA in use.");
   m.def("set_isa", select_isa, "name"_a, "Uses another of isas(): for tests and benchmarks.");
-  m.def("rules", rules, "The update rules: name -> (fields, states, carried number or None).");
+  m.def("rules", rules,
+        "The update rules: name -> (fields, states, carried number or None, field that says how "
+        "many slots the last state has or None).");
 
   py::class_<Settings>(m, "Settings", "What a step does to the parameters of one kind.")
       .def(py::init(&make_settings), "rule"_a, "fields"_a, py::kw_only(), "l1"_a = 0.0,
            "l2"_a = 0.0, "decay"_a = 0.0, "scale"_a = 1.0, "clip_min"_a = -infinity,
-           "clip_max"_a = infinity)
+           "clip_max"_a = infinity, "adapts"_a = false, "average_decay"_a = py::none())
       .def_property(
           "learning_rate", [](const Settings& s) { return s.hyper.learning_rate; },
           [](Settings& s, double value) { s.hyper.learning_rate = value; });
@@ -78,6 +81,8 @@ PYBIND11_MODULE(_core, m) {
         "Raises, naming the parameter, unless the array could be stepped in place.");
   m.def("check_clearable", check_clearable, "gradient"_a, "name"_a,
         "Raises, naming the parameter, unless its gradient could be filled with zeros.");
+  m.def("exchange", exchange, "pairs"_a,
+        "Exchanges the contents of the two arrays in each (name, parameter, state).");
   m.def("step", gather_and_step, "entries"_a, "gradients"_a, "counts"_a, "carried"_a,
         "clear_grad"_a, "threads"_a, "Steps every entry that has a gradient; see gather.hpp.");
 }

@@ -1,9 +1,10 @@
 // Every update rule, in order of complexity: what a gradient and its states make of a direction.
 //
 // A rule names its fields (settings), its states, and gives for step t a function of one element;
-// it knows no decay, clipping, array or thread, and as a rule no learning rate. Constants are
-// computed in double from t and rounded once. The stated order of operations is part of the
-// promised bits.
+// it knows no decay, clipping, array or thread, and as a rule no learning rate. What else a rule
+// may have: `carried`, a number from step to step; `ring`, a last state with a slot for each of
+// several steps; `trust`, a ratio of two norms. Constants are computed in double from t and rounded
+// once. The stated order of operations is part of the promised bits.
 //
 // This file is compiled once per ISA inside that ISA's namespace: it may call no function template
 // of the standard library, of which the linker would keep a single copy for all CPUs.
@@ -57,6 +58,72 @@ struct Nesterov : Momentum {
     return [=](T g, T& velocity) {
       velocity = mu * velocity + g;
       return g + mu * velocity;
+    };
+  }
+};
+
+// Large batch training of convolutional networks (You, Gitman & Ginsburg, 2017): LARS. The momentum
+// takes in the learning rate; each tensor's gradient is scaled to a part of the tensor's length.
+struct Lars {
+  static constexpr const char* name = "lars";
+  static constexpr Trust trust = Trust::gradient;
+  static constexpr Names fields{"momentum", "lars_coeff", "epsilon"};
+  static constexpr Names states{"velocity"};
+  double momentum, lars_coeff, epsilon;
+
+  double ratio(const Hyper& hyper, double param, double gradient) const {
+    if (!(param > 0 && gradient > 0)) return 1;
+    return lars_coeff * param / (gradient + hyper.l2 * param + epsilon);
+  }
+
+  template <class T>
+  auto at(Step step) const {
+    const T mu = T(momentum), rate = T(step.learning_rate);
+    return [=](T g, T& velocity) {
+      velocity = mu * velocity + rate * g;
+      return Move<T>{velocity};
+    };
+  }
+};
+
+// Minimizing finite sums with the stochastic average gradient (Schmidt, Le Roux & Bach, 2017): y
+// holds the last gradient of each batch, d their sum.
+struct Asgd {
+  static constexpr const char* name = "asgd";
+  static constexpr const char* ring = "batch_num";
+  static constexpr Names fields{"batch_num"};
+  static constexpr Names states{"d", "y"};
+  double batch_num;
+
+  template <class T>
+  auto at(Step step) const {
+    const double seen = double(step.t) < batch_num ? double(step.t) : batch_num;
+    const T rate = T(step.learning_rate / seen);
+    return [=](T g, T& d, T& y) {
+      d = d - y + g;
+      y = g;
+      return Move<T>{rate * d};
+    };
+  }
+};
+
+// A direct adaptive method for faster backpropagation learning: the RPROP algorithm (Riedmiller &
+// Braun, 1993). After a change of sign an element rests for one step.
+struct Rprop {
+  static constexpr const char* name = "rprop";
+  static constexpr Names fields{"shortest", "longest", "shrink", "grow"};
+  static constexpr Names states{"prevs", "learning_rates"};
+  double shortest, longest, shrink, grow;
+
+  template <class T>
+  auto at(Step) const {
+    const T low = T(shortest), high = T(longest), down = T(shrink), up = T(grow);
+    return [=](T g, T& previous, T& size) {
+      const T way = sign(g), turn = way * previous;  // g * previous may underflow
+      const T same = turn > 0 ? up : T(1);
+      size = clamp(size * (turn < 0 ? down : same), low, high);
+      previous = turn < 0 ? T(0) : g;
+      return Move<T>{(turn < 0 ? T(0) : way) * size};
     };
   }
 };
@@ -173,6 +240,17 @@ struct Amsgrad : Adam {
   static constexpr Names states{"moment1", "moment2", "moment2_max"};
 };
 
+// Large batch optimization for deep learning: training BERT in 76 minutes (You et al., 2020): LAMB,
+// Adam of which each tensor's update, decay included, is scaled to the tensor's own length.
+struct Lamb : Adam {
+  static constexpr const char* name = "lamb";
+  static constexpr Trust trust = Trust::update;
+
+  double ratio(const Hyper&, double param, double update) const {
+    return param > 0 && update > 0 ? param / update : 1;
+  }
+};
+
 // Adam's section 7.1: the infinity norm in the place of the root mean square. Epsilon is added to
 // the decayed norm, as Paddle does.
 struct Adamax {
@@ -248,7 +326,35 @@ struct NAdam {
   }
 };
 
+// Adan: adaptive Nesterov momentum algorithm for faster optimizing deep models (Xie et al., 2024).
+struct Adan {
+  static constexpr const char* name = "adan";
+  static constexpr Names fields{"beta1", "beta2", "beta3", "epsilon"};
+  static constexpr Names states{"moment1", "moment1_diff", "moment2", "prev_grad"};
+  double beta1, beta2, beta3, epsilon;
+
+  template <class T>
+  auto at(Step step) const {
+    const double root = square_root(one_minus_power(beta3, step.t));
+    const T b1 = T(beta1), a1 = T(1 - beta1), b2 = T(beta2), a2 = T(1 - beta2);
+    const T b3 = T(beta3), a3 = T(1 - beta3), e = T(epsilon * root);
+    const T c = T(root / one_minus_power(beta1, step.t));
+    const T d = T(root * beta2 / one_minus_power(beta2, step.t));
+    // The first gradient is no change; a choice by a constant would leave gcc's loop scalar.
+    const T most = T(step.t == 1 ? 0 : __builtin_inf());
+    return [=](T g, T& m, T& v, T& n, T& previous) {
+      const T change = clamp(g - previous, -most, most);
+      const T ahead = g + b2 * change;
+      m = b1 * m + a1 * g;
+      v = b2 * v + a2 * change;
+      n = b3 * n + a3 * ahead * ahead;
+      previous = g;
+      return (c * m + d * v) / (square_root(n) + e);
+    };
+  }
+};
+
 template <class... Rules>
 struct List {};
-using All = List<Sgd, Momentum, Nesterov, Lion, Adagrad, Adadelta, RmsProp, CenteredRmsProp, Adam,
-                 Amsgrad, Adamax, RAdam, NAdam>;
+using All = List<Sgd, Momentum, Nesterov, Lars, Asgd, Rprop, Lion, Adagrad, Adadelta, RmsProp,
+                 CenteredRmsProp, Adam, Amsgrad, Lamb, Adamax, RAdam, NAdam, Adan>;

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Context, Decimal, localcontext
 from functools import cache
@@ -184,6 +184,74 @@ def nadam(
     return (T(c) * s["moment1"] + T(d) * g) / (np.sqrt(s["moment2"]) + T(epsilon * r))
 
 
+def lars(
+    T: Any,
+    t: int,
+    g: np.ndarray,
+    s: State,
+    *,
+    momentum: float,
+    lars_coeff: float,
+    epsilon: float,
+    lr: float,
+) -> np.ndarray:
+    s["velocity"] = T(momentum) * s["velocity"] + T(lr) * g
+    return s["velocity"]
+
+
+def asgd(T: Any, t: int, g: np.ndarray, s: State, *, batch_num: int, lr: float) -> np.ndarray:
+    slot = (t - 1) % batch_num
+    s["d"] = (s["d"] - s["y"][slot]) + g
+    s["y"] = s["y"].copy()
+    s["y"][slot] = g
+    return T(lr / min(t, batch_num)) * s["d"]
+
+
+def rprop(
+    T: Any,
+    t: int,
+    g: np.ndarray,
+    s: State,
+    *,
+    shortest: float,
+    longest: float,
+    shrink: float,
+    grow: float,
+    lr: float,
+) -> np.ndarray:
+    turn = np.sign(g) * s["prevs"]
+    eta = np.where(turn > 0, T(grow), np.where(turn < 0, T(shrink), T(1)))
+    s["learning_rates"] = np.clip(s["learning_rates"] * eta, T(shortest), T(longest))
+    s["prevs"] = np.where(turn < 0, T(0), g)
+    return np.sign(s["prevs"]) * s["learning_rates"]
+
+
+def adan(
+    T: Any,
+    t: int,
+    g: np.ndarray,
+    s: State,
+    *,
+    beta1: float,
+    beta2: float,
+    beta3: float,
+    epsilon: float,
+) -> np.ndarray:
+    change = g - s["prev_grad"]
+    if t == 1:
+        change = np.where(np.isnan(change), change, T(0))  # which NaN stays
+    ahead = g + T(beta2) * change
+    s["moment1"] = T(beta1) * s["moment1"] + T(1 - beta1) * g
+    s["moment1_diff"] = T(beta2) * s["moment1_diff"] + T(1 - beta2) * change
+    s["moment2"] = T(beta3) * s["moment2"] + (T(1 - beta3) * ahead) * ahead
+    s["prev_grad"] = g
+    r = math.sqrt(one_minus_power(beta3, t))
+    c = r / one_minus_power(beta1, t)
+    d = r * beta2 / one_minus_power(beta2, t)
+    above = T(c) * s["moment1"] + T(d) * s["moment1_diff"]
+    return above / (np.sqrt(s["moment2"]) + T(epsilon * r))
+
+
 class Rule(NamedTuple):
     """The states a rule keeps and its direction for update t (1, 2, ...).
 
@@ -194,6 +262,20 @@ class Rule(NamedTuple):
     direction: Callable[..., np.ndarray]
     moves: bool = False
     number: str = ""  # the one that is carried over from update to update, if there is one
+    ring: str = ""  # what says how many slots the last state has
+    trust: Callable[..., float] | None = None  # the ratio, of norms and the settings
+    trusts: str = ""  # what the ratio measures beside the parameter, "gradient" or "update"
+
+
+def lamb_trust(p: float, u: float, s: Settings) -> float:
+    return p / u if p > 0 and u > 0 else 1.0
+
+
+def lars_trust(p: float, g: float, s: Settings) -> float:
+    if not (p > 0 and g > 0):
+        return 1.0
+    with np.errstate(all="ignore"):
+        return float(np.float64(s.hyper["lars_coeff"] * p) / (g + s.l2 * p + s.hyper["epsilon"]))
 
 
 RULES = {
@@ -210,6 +292,11 @@ RULES = {
     "Adamax": Rule(("moment", "inf_norm"), adamax),
     "RAdam": Rule(("moment1", "moment2"), radam),
     "NAdam": Rule(("moment1", "moment2"), nadam, number="mu_product"),
+    "LARS": Rule(("velocity",), lars, moves=True, trust=lars_trust, trusts="gradient"),
+    "ASGD": Rule(("d", "y"), asgd, moves=True, ring="batch_num"),
+    "Rprop": Rule(("prevs", "learning_rates"), rprop, moves=True),
+    "Lamb": Rule(("moment1", "moment2"), adam, trust=lamb_trust, trusts="update"),
+    "Adan": Rule(("moment1", "moment1_diff", "moment2", "prev_grad"), adan),
 }
 
 
@@ -248,31 +335,48 @@ class Settings:
     decay: float = 0.0
     clip: Value | Norm | GlobalNorm | None = None
     rescale: float = 1.0
+    always_adapt: bool = False  # by a trust ratio, also without the decay that is in it
+    average: float | None = None  # the decay of the running mean of the weights
+
+
+def length(p: np.ndarray, x: np.ndarray) -> float:
+    """The norm of what belongs to the elements of p."""
+    return norm([memory_order(p, np.broadcast_to(x, p.shape))])
 
 
 def update(p: np.ndarray, x: np.ndarray, t: int, state: State, s: Settings, factor: float) -> None:
     """Update number t of parameter p by gradient x: clip, decay, rule, decoupled decay, move."""
-    T = p.dtype.type
+    rule, T = RULES[s.rule], p.dtype.type
     g = T(factor * s.rescale) * x
     if isinstance(s.clip, Value):
         lo, hi = T(s.clip.lo * s.rescale), T(s.clip.hi * s.rescale)
         g = np.where(g < lo, lo, g)
         g = np.where(g > hi, hi, g)
+    ratio = 1.0
+    if rule.trusts == "gradient" and (s.always_adapt or s.l2 > 0):
+        ratio = rule.trust(length(p, p), length(p, g), s)
     if T(s.l2):
         g = g + T(s.l2) * p
     if T(s.l1):
         g = g + T(s.l1) * np.sign(p)
-    rule = RULES[s.rule]
+    if rule.trusts == "gradient":
+        g = T(ratio) * g
     if rule.moves:
         d = rule.direction(T, t, g, state, lr=s.lr, **s.hyper)
         if T(s.decay):
             d = d + (T(s.lr) * T(s.decay)) * p
-        p[...] = p - d
-        return
-    d = rule.direction(T, t, g, state, **s.hyper)
-    if T(s.decay):
-        d = d + T(s.decay) * p
-    p[...] = p - T(s.lr) * d
+        move = d
+    else:
+        d = rule.direction(T, t, g, state, **s.hyper)
+        if T(s.decay):
+            d = d + T(s.decay) * p
+        if rule.trusts == "update" and (s.always_adapt or s.decay > 0):
+            ratio = rule.trust(length(p, p), length(p, d), s)
+        move = T(s.lr * ratio) * d
+    mean = state.get("average", p).copy()
+    p[...] = p - move
+    if s.average is not None:
+        state["average"] = mean + T(1 - s.average) * (p - mean)
 
 
 class Reference:
@@ -290,6 +394,10 @@ class Reference:
             {name: np.full_like(p, s.initial.get(name, 0.0)) for name in RULES[s.rule].states}
             for p, s in zip(self.params, self.settings, strict=True)
         ]
+        for p, s, state in zip(self.params, self.settings, self.states, strict=True):
+            if ring := RULES[s.rule].ring:
+                last = RULES[s.rule].states[-1]
+                state[last] = np.zeros((int(s.hyper[ring]), *p.shape), p.dtype)
         self.norms: list[float] = []
 
     def step(self, grads: Sequence[np.ndarray | None]) -> None:
@@ -518,6 +626,74 @@ def paper_nadam(
     return mbar / ((s["moment2"] / (1 - beta2**t)).sqrt() + epsilon)
 
 
+def paper_lars(
+    g: Decimal,
+    t: int,
+    s: Numbers,
+    *,
+    momentum: Decimal,
+    lars_coeff: Decimal,
+    epsilon: Decimal,
+    lr: Decimal,
+) -> Decimal:
+    """You, Gitman & Ginsburg, 2017, algorithm 1, for a gradient that is scaled already."""
+    s["velocity"] = momentum * s["velocity"] + lr * g
+    return s["velocity"]
+
+
+def paper_asgd(g: Decimal, t: int, s: Numbers, *, batch_num: Decimal, lr: Decimal) -> Decimal:
+    """Schmidt, Le Roux & Bach, 2017, algorithm 1, for one batch."""
+    assert batch_num == 1
+    s["d"] += g - s["y"]
+    s["y"] = g
+    return lr * s["d"]
+
+
+def paper_rprop(
+    g: Decimal,
+    t: int,
+    s: Numbers,
+    *,
+    shortest: Decimal,
+    longest: Decimal,
+    shrink: Decimal,
+    grow: Decimal,
+    lr: Decimal,
+) -> Decimal:
+    """Riedmiller & Braun, 1993, without going back."""
+    turn = g * s["prevs"]
+    if turn > 0:
+        s["learning_rates"] *= grow
+    if turn < 0:
+        s["learning_rates"] *= shrink
+        g = Decimal(0)
+    s["learning_rates"] = min(max(s["learning_rates"], shortest), longest)
+    s["prevs"] = g
+    return s["learning_rates"] * (Decimal(g > 0) - Decimal(g < 0))
+
+
+def paper_adan(
+    g: Decimal,
+    t: int,
+    s: Numbers,
+    *,
+    beta1: Decimal,
+    beta2: Decimal,
+    beta3: Decimal,
+    epsilon: Decimal,
+) -> Decimal:
+    """Xie et al., 2024, algorithm 1, with 1 - beta for each beta."""
+    change = g - s["prev_grad"] if t > 1 else Decimal(0)
+    s["moment1"] = beta1 * s["moment1"] + (1 - beta1) * g
+    s["moment1_diff"] = beta2 * s["moment1_diff"] + (1 - beta2) * change
+    s["moment2"] = beta3 * s["moment2"] + (1 - beta3) * (g + beta2 * change) ** 2
+    s["prev_grad"] = g
+    mhat = s["moment1"] / (1 - beta1**t)
+    vhat = s["moment1_diff"] / (1 - beta2**t)
+    nhat = s["moment2"] / (1 - beta3**t)
+    return (mhat + beta2 * vhat) / (nhat.sqrt() + epsilon)
+
+
 PAPERS: dict[str, Callable[..., Decimal]] = {
     "SGD": paper_sgd,
     "Momentum": paper_momentum,
@@ -532,6 +708,11 @@ PAPERS: dict[str, Callable[..., Decimal]] = {
     "Adamax": paper_adamax,
     "RAdam": paper_radam,
     "NAdam": paper_nadam,
+    "LARS": paper_lars,
+    "ASGD": paper_asgd,
+    "Rprop": paper_rprop,
+    "Lamb": paper_adam,
+    "Adan": paper_adan,
 }
 
 
@@ -548,18 +729,44 @@ class Paper:
         self.hyper = {name: Decimal(value) for name, value in settings.hyper.items()}
 
     def step(self, x: float) -> None:
+        paper_step([self], [x])
+
+    def _move(self, x: float, ratio: Decimal) -> Decimal:
+        """The way to go before a trust ratio of updates; the states go on."""
         s = self.settings
         self.t += 1
-        with localcontext(PAPER):
-            g = Decimal(s.rescale) * Decimal(x) + Decimal(s.l2) * self.p
-            if self.p:
-                g += Decimal(s.l1) * Decimal(1).copy_sign(self.p)
-            lr, paper = Decimal(s.lr), PAPERS[s.rule]
-            if RULES[s.rule].moves:
-                move = paper(g, self.t, self.state, lr=lr, **self.hyper)
-            else:
-                move = lr * paper(g, self.t, self.state, **self.hyper)
-            self.p -= move + lr * Decimal(s.decay) * self.p
+        g = Decimal(s.rescale) * Decimal(x) + Decimal(s.l2) * self.p
+        if self.p:
+            g += Decimal(s.l1) * Decimal(1).copy_sign(self.p)
+        g *= ratio
+        lr, paper = Decimal(s.lr), PAPERS[s.rule]
+        if RULES[s.rule].moves:
+            move = paper(g, self.t, self.state, lr=lr, **self.hyper)
+        else:
+            move = lr * paper(g, self.t, self.state, **self.hyper)
+        return move + lr * Decimal(s.decay) * self.p
+
+
+def paper_step(papers: Sequence[Paper], xs: Sequence[float]) -> None:
+    """One update of the numbers of one tensor."""
+
+    def length(numbers: Iterable[Decimal]) -> Decimal:
+        return sum((x * x for x in numbers), Decimal(0)).sqrt()
+
+    s = papers[0].settings
+    trusts, lr, ratio = RULES[s.rule].trusts, Decimal(s.lr), Decimal(1)
+    with localcontext(PAPER):
+        param = length(paper.p for paper in papers)
+        gradient = length(Decimal(s.rescale) * Decimal(float(x)) for x in xs)
+        if trusts == "gradient" and (s.always_adapt or s.l2 > 0) and param and gradient:
+            hyper = papers[0].hyper
+            below = gradient + Decimal(s.l2) * param + hyper["epsilon"]
+            ratio = hyper["lars_coeff"] * param / below
+        moves = [paper._move(float(x), ratio) for paper, x in zip(papers, xs, strict=True)]
+        if trusts == "update" and (s.always_adapt or s.decay > 0) and param and any(moves):
+            moves = [lr * param / length(moves) * move for move in moves]
+        for paper, move in zip(papers, moves, strict=True):
+            paper.p -= move
 
 
 def ulps(found: float, exact: Decimal, T: Any, size: Decimal | None = None) -> float:

@@ -44,6 +44,7 @@ class Optimizer:
     meaning: Callable[..., Mapping[str, Any]]  # the options to those of reference.Settings
     decoupled: bool = False  # its weight_decay is not added to the gradient
     required: tuple[str, ...] = ()  # the options without a default
+    without: tuple[str, ...] = ()  # what all others take and this one does not
     rounds: int = 1  # how often the gradients of a test are gone through
 
     def to_pass(self, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,6 +94,39 @@ def _adagrad(o: Mapping[str, Any], index: int) -> dict[str, Any]:
 def _rmsprop(o: Mapping[str, Any], index: int) -> dict[str, Any]:
     rule = "CenteredRMSProp" if o["centered"] else "RMSProp"
     return _hyper(rule, "rho", "epsilon", "momentum")(o, index)
+
+
+def _lars(o: Mapping[str, Any], index: int) -> dict[str, Any]:
+    return {
+        **_hyper("LARS", "momentum", "lars_coeff", "epsilon")(o, index),
+        "l2": o["weight_decay"] or 0.0,
+        "always_adapt": o["always_adapt"],
+    }
+
+
+def _rprop(o: Mapping[str, Any], _index: int) -> dict[str, Any]:
+    names = ("shortest", "longest", "shrink", "grow")
+    values = (*o["learning_rate_range"], *o["etas"])
+    return {
+        "rule": "Rprop",
+        "hyper": dict(zip(names, values, strict=True)),
+        "initial": {"learning_rates": o["learning_rate"]},
+    }
+
+
+def _lamb(o: Mapping[str, Any], index: int) -> dict[str, Any]:
+    excludes = o["exclude_from_weight_decay_fn"]
+    excluded = excludes is not None and excludes(roofstep.Parameter(np.zeros(1), f"p{index}"))
+    return {
+        **_hyper("Lamb", "beta1", "beta2", "epsilon")(o, index),
+        "decay": 0.0 if excluded else o["lamb_weight_decay"],
+        "always_adapt": o["always_adapt"],
+    }
+
+
+def _adan(o: Mapping[str, Any], index: int) -> dict[str, Any]:
+    meaning = _hyper("Adan", "beta1", "beta2", "beta3", "epsilon")(o, index)
+    return {**meaning, "decay": o["weight_decay"] or 0.0}
 
 
 RATES = (0.001, 0.1)
@@ -194,6 +228,64 @@ OPTIMIZERS = {
         },
         _hyper("NAdam", "beta1", "beta2", "epsilon", "momentum_decay"),
     ),
+    # Its weight_decay is coupled, but not None by default: the one of the tests comes by the
+    # parameter, and wins.
+    "LARS": Optimizer(
+        {
+            "learning_rate": RATES,
+            "momentum": (0.9, 0.0),
+            "lars_coeff": (0.001, 0.3),
+            "epsilon": (0.0, 0.1),
+            "weight_decay": (0.0005, None, 0.2),
+            "always_adapt": (False, True),
+        },
+        _lars,
+        decoupled=True,
+    ),
+    "ASGD": Optimizer(
+        {"learning_rate": RATES, "batch_num": (1, 2, 5), "multi_precision": (False, True)},
+        _hyper("ASGD", "batch_num"),
+        rounds=2,
+    ),
+    "Rprop": Optimizer(
+        {
+            "learning_rate": RATES,
+            "learning_rate_range": ((1e-5, 50), (1e-3, 0.1)),
+            "etas": ((0.5, 1.2), (0.3, 30.0)),
+            "multi_precision": (False, True),
+        },
+        _rprop,
+        decoupled=True,
+        without=("weight_decay",),
+        rounds=2,
+    ),
+    "Lamb": Optimizer(
+        {
+            "learning_rate": RATES,
+            "lamb_weight_decay": (0.01, 0.0, 0.3),
+            "beta1": (0.9, 0.0),
+            "beta2": (0.999, 0.0),
+            "epsilon": (1e-6, 0.0),
+            "exclude_from_weight_decay_fn": (None, lambda parameter: parameter.name[-1] in "02468"),
+            "multi_precision": (False, True),
+            "always_adapt": (False, True),
+        },
+        _lamb,
+        decoupled=True,
+        without=("weight_decay",),
+    ),
+    "Adan": Optimizer(
+        {
+            "learning_rate": RATES,
+            "beta1": (0.98, 0.0),
+            "beta2": (0.92, 0.0),
+            "beta3": (0.99, 0.0),
+            "epsilon": (1e-8, 0.1),
+            "weight_decay": (None, 0.3, -0.2),
+        },
+        _adan,
+        decoupled=True,
+    ),
 }
 # Given by the tests themselves, in every way; `name` is about keys, not about numbers.
 GIVEN = {"parameters": None, "weight_decay": None, "grad_clip": None, "name": None}
@@ -228,7 +320,11 @@ def test_every_option_and_default_is_in_the_table(name: str) -> None:
     signature = inspect.signature(public_optimizers()[name]).parameters
     options = {option: values[0] for option, values in OPTIMIZERS[name].options.items()}
     options.update(dict.fromkeys(OPTIMIZERS[name].required, inspect.Parameter.empty))
-    assert {option: p.default for option, p in signature.items()} == {**GIVEN, **options}
+    for option in OPTIMIZERS[name].without:
+        assert option not in signature
+        options[option] = GIVEN[option]
+    defaults = {option: p.default for option, p in signature.items()}
+    assert {**dict.fromkeys(OPTIMIZERS[name].without), **defaults} == {**GIVEN, **options}
 
 
 @pytest.mark.parametrize(
@@ -278,6 +374,7 @@ class Case:
     options: Mapping[str, Any]
     coupled: str = "none"
     clip: str = "none"
+    average: float | None = None
 
     def parameters(self, arrays: Sequence[np.ndarray]) -> list[roofstep.Parameter]:
         # Where weight_decay is the decoupled one, coupled decay comes by the parameter.
@@ -293,18 +390,23 @@ class Case:
         if not entry.decoupled:
             options["weight_decay"] = COUPLED[self.coupled]
         clip = CLIPS[self.clip][0]() if clip is ... else clip
-        return public_optimizers()[self.name](parameters=parameters, grad_clip=clip, **options)
+        made = public_optimizers()[self.name](parameters=parameters, grad_clip=clip, **options)
+        if self.average is not None:
+            made.average_weights(self.average)
+        return made
 
     def settings(self, count: int) -> list[ref.Settings]:
         clip = CLIPS[self.clip][1]()
         common = {
             "lr": self.options["learning_rate"],
-            "l2": 0.03 if self.coupled == "L2" else 0.0,
-            "l1": 0.02 if self.coupled == "L1" else 0.0,
             "clip": clip,
+            "average": self.average,
         }
+        coupled = {"none": {}, "L2": {"l2": 0.03}, "L1": {"l2": 0.0, "l1": 0.02}}[self.coupled]
         meaning = OPTIMIZERS[self.name].meaning
-        return [ref.Settings(**{**common, **meaning(self.options, i)}) for i in range(count)]
+        return [
+            ref.Settings(**{**common, **meaning(self.options, i), **coupled}) for i in range(count)
+        ]
 
     def rounds(self, gradients: Gradients) -> Gradients:
         """The gradients of as many steps as it takes to see all that the class does."""
@@ -341,8 +443,15 @@ RICH = [
             ("Adamax", {}),
             ("RAdam", {}),
             ("NAdam", {}),
+            ("LARS", {"lars_coeff": 0.3}),
+            ("ASGD", {"batch_num": 2}),
+            ("Rprop", {}),
+            ("Lamb", {}),
+            ("Adan", {"weight_decay": 0.3}),
         )
     ),
+    # The mean of the weights beside a rule of the fewest states and one of the most.
+    *(default_case(name, average=0.75) for name in ("SGD", "Adan", "Lamb")),
 ]
 
 
@@ -507,7 +616,11 @@ def test_every_size_in_one_optimizer(case: Case, dtype: Any) -> None:
     run(replace(case, clip="global"), *draw(rng, sizes, dtype, ordinary), places)
 
 
-@pytest.mark.parametrize("case", RICH, ids=str)
+# A trust ratio is one of a whole tensor.
+ELEMENTWISE = [case for case in RICH if not ref.RULES[case.settings(1)[0].rule].trusts]
+
+
+@pytest.mark.parametrize("case", ELEMENTWISE, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_cuts(case: Case, dtype: Any) -> None:
     """One parameter, or pieces of it at any address: the same bits."""
@@ -533,7 +646,8 @@ def test_cuts(case: Case, dtype: Any) -> None:
             assert same_bits(mine, oracle.params[0]), (isa, threads, size)
             saved = optimizer.state_dict()
             for name, state in oracle.states[0].items():
-                found = np.concatenate([saved[f"p{i}_{name}_0"] for i in range(len(pieces))])
+                parts = [saved[f"p{i}_{name}_0"] for i in range(len(pieces))]
+                found = np.concatenate(parts, axis=-1)
                 assert same_bits(found, state), (isa, threads, size, name)
 
 

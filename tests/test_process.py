@@ -18,6 +18,7 @@ import pytest
 
 import roofstep
 from roofstep import state
+from roofstep.plan import State
 
 LARGE = 4_000_000  # a step takes milliseconds, which other threads can use
 
@@ -211,7 +212,7 @@ def test_states_are_aligned() -> None:
 def test_large_states_ask_for_huge_pages() -> None:
     """Where the kernel knows them; elsewhere the advice is not taken and nothing else changes."""
     known = Path("/sys/kernel/mm/transparent_hugepage").exists()
-    (array,) = state.zeros([np.empty(4 << 20, "f4")])
+    (array,) = state.zeros([(State(0.0), np.empty(4 << 20, "f4"))])
     address = array.ctypes.data
     flags: list[str] = []
     inside = False

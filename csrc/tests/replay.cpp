@@ -1,7 +1,7 @@
 // Steps one tensor as told on standard input: the engine without Python, for cross-compiled tests.
 //
 // Input: a Case, the parameter, then a gradient for each step. Output: the parameter, the states,
-// and the norm of the last gradient. Usage: replay ISA THREADS
+// the averaged weights, and the norm of the last gradient. Usage: replay ISA THREADS
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -17,7 +17,8 @@ namespace {
 struct Case {
   char rule[32];
   std::int64_t dtype, size, steps;
-  double learning_rate, l1, l2, decay, scale, clip_min, clip_max, limit;
+  double learning_rate, l1, l2, decay, scale, clip_min, clip_max, limit, adapts, average_decay;
+  double slots, begin;  // of the last state
   double fields[roofstep::max_fields];
 };
 
@@ -27,6 +28,13 @@ void receive(void* to, std::size_t bytes) {
 
 void send(const void* from, std::size_t bytes) {
   if (std::fwrite(from, 1, bytes, stdout) != bytes) std::exit(4);
+}
+
+void fill(std::vector<char>& memory, std::int64_t dtype, double value) {
+  const float rounded = static_cast<float>(value);
+  const std::size_t size = dtype ? sizeof value : sizeof rounded;
+  const void* from = dtype ? static_cast<const void*>(&value) : &rounded;
+  for (std::size_t i = 0; i < memory.size(); i += size) std::memcpy(&memory[i], from, size);
 }
 
 const roofstep::Rule& rule_named(const char* name) {
@@ -57,10 +65,17 @@ int main(int argc, char** argv) {
   tensor.dtype = static_cast<roofstep::Dtype>(told.dtype);
   tensor.size = static_cast<std::size_t>(told.size);
   const std::size_t bytes = tensor.size * (told.dtype ? 8 : 4);
-  std::vector<std::vector<char>> memory(2 + roofstep::max_states, std::vector<char>(bytes));
+  std::vector<std::vector<char>> memory(3 + roofstep::max_states, std::vector<char>(bytes));
   tensor.param = memory[0].data();
   tensor.grad = memory[1].data();
-  for (int s = 0; s < rule.state_count; ++s) tensor.states[s] = memory[2 + s].data();
+  tensor.average = memory[2].data();
+  tensor.average_decay = told.average_decay;
+  tensor.adapts = told.adapts != 0;
+  tensor.rule = &rule;
+  tensor.hyper = &hyper;
+  const std::size_t slots = static_cast<std::size_t>(told.slots);
+  if (rule.state_count) memory[2 + rule.state_count].resize(slots * bytes);
+  for (int s = 0; s < rule.state_count; ++s) tensor.states[s] = memory[3 + s].data();
   tensor.scale = told.scale;
   tensor.clip_min = told.clip_min;
   tensor.clip_max = told.clip_max;
@@ -70,7 +85,10 @@ int main(int argc, char** argv) {
   tensor.step_count = &count;
   std::vector<roofstep::Norm> norms{{told.limit}};
 
+  if (rule.state_count) fill(memory[2 + rule.state_count], told.dtype, told.begin);
   receive(tensor.param, bytes);
+  memory[2] = memory[0];
+  tensor.average = memory[2].data();
   for (std::int64_t step = 0; step < told.steps; ++step) {
     receive(tensor.grad, bytes);
     roofstep::Prepared prepared;
@@ -78,9 +96,14 @@ int main(int argc, char** argv) {
     rule.prepare[told.dtype](hyper, now, prepared);
     if (rule.carry) carried = rule.carry(hyper, now);
     tensor.prepared = &prepared;
+    if (rule.ring) {
+      const int last = rule.state_count - 1;
+      tensor.states[last] = memory[3 + last].data() + (now.t - 1) % slots * bytes;
+    }
     roofstep::step(roofstep::kernels(), {tensor}, norms, false, std::atoi(argv[2]));
   }
   send(tensor.param, bytes);
-  for (int s = 0; s < rule.state_count; ++s) send(tensor.states[s], bytes);
+  for (int s = 0; s < rule.state_count; ++s) send(memory[3 + s].data(), memory[3 + s].size());
+  send(tensor.average, bytes);
   send(&norms[0].value, sizeof(double));
 }

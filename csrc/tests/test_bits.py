@@ -17,6 +17,9 @@ SIZE = 70_001  # two pieces of work and a ragged tail
 STEPS = 6  # from the sixth RAdam rectifies
 FIELDS = {"momentum": 0.9, "beta1": 0.9, "beta2": 0.999, "rho": 0.95, "epsilon": 1e-8, "fade": 0.96}
 FIELDS["fade_rest"] = float(Decimal("0.96") - Decimal(FIELDS["fade"]))
+FIELDS |= {"beta3": 0.99, "lars_coeff": 0.1, "batch_num": 4}
+FIELDS |= {"shortest": 1e-5, "longest": 50.0, "shrink": 0.5, "grow": 1.2}
+TRUSTING = ("lars", "lamb")
 DECAYS = [(0.0, 0.0, 0.0), (0.01, 0.0, 0.0), (0.0, 0.01, 0.1)]  # l1, l2, decoupled
 OPTIMIZERS = {
     "sgd": lambda **k: roofstep.SGD(**k),
@@ -33,6 +36,11 @@ OPTIMIZERS = {
     "radam": lambda **k: roofstep.RAdam(**k),
     # The rule is told 0.96**momentum_decay.
     "nadam": lambda fade, fade_rest, **k: roofstep.NAdam(momentum_decay=1.0, **k),
+    "lars": lambda **k: roofstep.LARS(always_adapt=True, **k),
+    "asgd": lambda **k: roofstep.ASGD(**k),
+    "rprop": lambda shortest, longest, shrink, grow, **k: roofstep.Rprop(**k),
+    "lamb": lambda **k: roofstep.Lamb(always_adapt=True, **k),
+    "adan": lambda **k: roofstep.Adan(**k),
 }
 
 
@@ -53,7 +61,8 @@ def canonical(array: np.ndarray) -> bytes:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("rule", _core.rules())
 def test_bits(build: Build, rule: str, dtype: type) -> None:
-    fields, states, _ = _core.rules()[rule]
+    fields, states, _, ring = _core.rules()[rule]
+    slots = FIELDS[ring] if ring else 1
     for l1, l2, decay in DECAYS:
         start = hard_values(dtype, 0)
         # Tame gradients, else their norm is NaN and so is everything.
@@ -61,12 +70,13 @@ def test_bits(build: Build, rule: str, dtype: type) -> None:
             np.random.default_rng(k).standard_normal(SIZE).astype(dtype) for k in range(STEPS)
         ]
         packed = struct.pack(
-            "32s3q16d",
+            "32s3q20d",
             rule.encode(),
             int(dtype is np.float64),
             SIZE,
             STEPS,
-            *(0.01, l1, l2, decay, 1.0, -math.inf, math.inf, 2.5),
+            *(0.01, l1, l2, decay, 1.0, -math.inf, math.inf, 2.5, rule in TRUSTING, 0.9),
+            *(slots, 0.01 if rule == "rprop" else 0.0),
             *([FIELDS[f] for f in fields] + [0.0] * (8 - len(fields))),
         )
         told = packed + start.tobytes() + b"".join(g.tobytes() for g in gradients)
@@ -80,16 +90,17 @@ def test_bits(build: Build, rule: str, dtype: type) -> None:
         )
         # No class combines every decay with every rule, the kernels do.
         optimizer._decays = lambda *_, d=(l1, l2, decay): d
+        optimizer.average_weights(0.9)
         for weights.grad in gradients:
             optimizer.step()
         saved = optimizer.state_dict()
         expected = canonical(weights.data) + b"".join(
-            canonical(saved[f"w_{state}_0"]) for state in states
+            canonical(saved[f"w_{state}_0"]) for state in (*states, "average")
         )
         assert optimizer.last_grad_norm > 2.5
 
         for isa in build.isas:
             answer = build.replay(isa, 2, told)
-            arrays = np.frombuffer(answer[:-8], dtype).reshape(1 + len(states), SIZE)
-            assert b"".join(map(canonical, arrays)) == expected, (isa, l1, l2, decay)
+            found = np.frombuffer(answer[:-8], dtype)
+            assert canonical(found) == expected, (isa, l1, l2, decay)
             assert struct.unpack("d", answer[-8:])[0] == optimizer.last_grad_norm

@@ -8,6 +8,7 @@ from conftest import Build
 from roofstep import _core
 
 VARIANTS = 2 * 3 * 2  # dtypes, coupled decays, decoupled or not
+TRUSTING = ("lars", "lamb")  # rules with a second loop, that of their trust ratio
 
 # Arithmetic of a full-width register, and of a single element, by ISA and dtype.
 PACKED = {
@@ -62,7 +63,7 @@ def test_inner_loops_are_packed(build: Build) -> None:
         kernels = {
             name: lines for name, lines in functions(build, isa).items() if f"{isa}::loop<" in name
         }
-        assert len(kernels) == len(_core.rules()) * VARIANTS
+        assert len(kernels) == (len(_core.rules()) + len(TRUSTING)) * VARIANTS
         for name, lines in kernels.items():
             packed = packed_arithmetic(isa, re.search(r"float|double", name)[0])
             scalar = re.compile(SCALAR[isa])
@@ -72,15 +73,15 @@ def test_inner_loops_are_packed(build: Build) -> None:
             ), f"{isa}: {name} has no packed loop"
 
 
-def test_norm_is_packed(build: Build) -> None:
+def test_norm_and_mean_are_packed(build: Build) -> None:
     """The 64 lanes of a sum of squares live in full-width registers."""
     for isa in build.isas:
         sums = {
             name: lines
             for name, lines in functions(build, isa).items()
-            if f"{isa}::add_squares<" in name
+            if f"{isa}::add_squares<" in name or f"{isa}::average<" in name
         }
-        assert len(sums) == 3
+        assert len(sums) == 3 + 2
         for name, lines in sums.items():
             packed = packed_arithmetic(isa, name.split("<")[1])
             assert any(any(map(packed.search, body)) for body in loops(lines)), f"{isa}: {name}"

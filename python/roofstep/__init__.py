@@ -5,35 +5,44 @@ from roofstep._core import version as __version__
 from roofstep.clip import ClipGradBase, ClipGradByGlobalNorm, ClipGradByNorm, ClipGradByValue
 from roofstep.optimizer import Optimizer
 from roofstep.optimizers import (
+    ASGD,
+    LARS,
     SGD,
     Adadelta,
     Adagrad,
     Adam,
     Adamax,
     AdamW,
+    Adan,
+    Lamb,
     Lion,
     Momentum,
     NAdam,
     RAdam,
     RMSProp,
+    Rprop,
 )
 from roofstep.parameter import ParamAttr, Parameter
 from roofstep.regularizer import L1Decay, L2Decay, WeightDecayRegularizer
 from roofstep.threads import get_num_threads, set_num_threads
 
 __all__ = [
+    "ASGD",
+    "LARS",
     "SGD",
     "Adadelta",
     "Adagrad",
     "Adam",
     "AdamW",
     "Adamax",
+    "Adan",
     "ClipGradBase",
     "ClipGradByGlobalNorm",
     "ClipGradByNorm",
     "ClipGradByValue",
     "L1Decay",
     "L2Decay",
+    "Lamb",
     "Lion",
     "Momentum",
     "NAdam",
@@ -42,6 +51,7 @@ __all__ = [
     "Parameter",
     "RAdam",
     "RMSProp",
+    "Rprop",
     "WeightDecayRegularizer",
     "__version__",
     "get_num_threads",

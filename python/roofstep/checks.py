@@ -40,7 +40,18 @@ def real(name: str, value: object, interval: str = "(-inf, inf)") -> float:
 
 
 non_negative = functools.partial(real, interval="[0, inf)")
+positive = functools.partial(real, interval="(0, inf)")
 fraction = functools.partial(real, interval="[0, 1)")
+
+
+def pair(name: str, value: Any, *intervals: str) -> tuple[float, float]:
+    """Two real numbers, each in its interval, the first not above the second."""
+    if isinstance(value, str) or not isinstance(value, Iterable) or len(row := tuple(value)) != 2:
+        raise TypeError(f"{name}: expected two numbers, got {shown(value)}; pass (low, high)")
+    low, high = (real(name, *one) for one in zip(row, intervals, strict=True))
+    if low > high:
+        raise ValueError(f"{name}: expected (low, high), got {(low, high)}; swap the two")
+    return low, high
 
 
 def whole(name: str, value: object, least: int, most: float = math.inf) -> int:
@@ -74,6 +85,11 @@ def function(name: str, value: F, example: str) -> F:
             f"{name}: expected a function, got {shown(value)}; pass a callable such as `{example}`"
         )
     return value
+
+
+def optional(check: Check) -> Check:
+    """The check, or None."""
+    return lambda name, value: None if value is None else check(name, value)
 
 
 def sequence(name: str, values: Iterable[T]) -> tuple[T, ...]:

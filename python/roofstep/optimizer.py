@@ -54,6 +54,8 @@ class Optimizer:
 
     # The rule's own settings, all of which a group may set, and how each is checked.
     _settings: ClassVar[dict[str, checks.Check]] = {}
+    # Those of all optimizers that its groups do not take.
+    _refused: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -72,8 +74,11 @@ class Optimizer:
             "learning_rate": 1.0,
             "weight_decay": weight_decay,
             "grad_clip": grad_clip,
+            "average_decay": None,
             **settings,
         }
+        for key in self._refused:
+            del self._defaults[key]
         self._defaults = self._complete({})
         self.param_groups: list[dict[str, Any]] = []
         self._parameters: dict[str, Parameter] = {}
@@ -107,14 +112,20 @@ class Optimizer:
         self, group: Mapping[str, Any], name: str, parameter: Parameter
     ) -> tuple[float, float, float]:
         """The coefficients l1 and l2 of coupled decay, and that of decoupled decay."""
-        regularizer = parameter.regularizer or group["weight_decay"]
+        regularizer = parameter.regularizer or group.get("weight_decay")
         return (regularizer.l1, regularizer.l2, 0.0) if regularizer else (0.0, 0.0, 0.0)
+
+    def _adapts(self, group: Mapping[str, Any], l2: float, decay: float) -> bool:
+        """Whether the rule's trust ratio is taken, for a parameter with these decays."""
+        return False
 
     def _multiplier(self, name: str, parameter: Parameter) -> float:
         """The parameter's own factor on the learning rate."""
         return parameter.learning_rate
 
-    def _initial(self, group: Mapping[str, Any], state: str) -> float:
+    def _initial(
+        self, group: Mapping[str, Any], name: str, parameter: Parameter, state: str
+    ) -> float:
         """What a state of a parameter in this group begins with."""
         return 0.0
 
@@ -132,23 +143,26 @@ class Optimizer:
     def _complete(self, group: Mapping[str, Any]) -> dict[str, Any]:
         """The group with what it leaves out, every setting checked."""
         complete = {**self._defaults, **group}
+        common = {"params", "learning_rate", "weight_decay", "grad_clip", "average_decay"}
+        known = [*sorted(common - {*self._refused}), *self._settings]
         for key, value in complete.items():
-            if key == "learning_rate":
+            if key not in known:
+                raise ValueError(
+                    f"{key!r} is no setting of {type(self).__name__}, whose groups take "
+                    f"{', '.join(known)}; remove it or correct its spelling"
+                )
+            if key == "params":
+                complete[key] = tuple(value)
+            elif key == "learning_rate":
                 complete[key] = checks.non_negative("learning_rate of a group", value)
             elif key == "weight_decay":
                 complete[key] = self._check_decay(key, value)
             elif key == "grad_clip":
                 complete[key] = as_clip(key, value)
-            elif key in self._settings:
-                complete[key] = self._settings[key](key, value)
-            elif key == "params":
-                complete[key] = tuple(value)
+            elif key == "average_decay":
+                complete[key] = None if value is None else checks.fraction(key, value)
             else:
-                known = ("params", "learning_rate", "weight_decay", "grad_clip", *self._settings)
-                raise ValueError(
-                    f"{key!r} is no setting of {type(self).__name__}, whose groups take "
-                    f"{', '.join(known)}; remove it or correct its spelling"
-                )
+                complete[key] = self._settings[key](key, value)
         return complete
 
     def _add(self, parameters: Iterable[Any]) -> None:
@@ -219,7 +233,7 @@ class Optimizer:
                 )
                 if not missing:
                     break
-                self._create_states(current, missing)
+                self._create_states(missing)
             self._norms = current.norms
 
     @contextmanager
@@ -227,8 +241,9 @@ class Optimizer:
         """Refuses two threads at once: a step lets go of the GIL while it writes."""
         if not self._lock.acquire(blocking=False):
             raise RuntimeError(
-                f"this {type(self).__name__} is being stepped by another thread; give each thread "
-                f"an optimizer of its own, or a lock around this one"
+                f"this {type(self).__name__} is being stepped by another thread, or its parameters "
+                f"hold their averaged weights; give each thread an optimizer of its own or a lock "
+                f"around this one, and leave the block of averaged() first"
             )
         try:
             yield
@@ -248,6 +263,72 @@ class Optimizer:
         values = [norm.value for norm in self._norms]
         return values[0] if len(values) == 1 else math.hypot(*values)
 
+    # Averaged weights.
+
+    def average_weights(self, decay: float | None = 0.999) -> None:
+        r"""Average the weights from now on: a running mean, in the pass that updates them.
+
+        .. math:: a \leftarrow a + (1 - d)(p - a)
+
+        after each update of a parameter; a begins as the parameter before its next update. It is
+        kept as the state ``average`` and read with `averaged`. Groups may set ``average_decay`` to
+        average alone, or with another decay. (Polyak & Juditsky, Acceleration of stochastic
+        approximation by averaging, 1992.)
+
+        Args:
+            decay: :math:`d` in [0, 1), or None to stop. Default 0.999.
+
+        Raises:
+            TypeError, ValueError: ``decay`` is no number in there.
+
+        Example:
+            >>> import numpy as np, roofstep
+            >>> w = roofstep.Parameter(np.array([8.0]))
+            >>> opt = roofstep.SGD(1.0, [w])
+            >>> opt.average_weights(decay=0.75)
+            >>> w.grad = np.array([4.0])
+            >>> opt.step()
+            >>> with opt.averaged():
+            ...     print(w.data)
+            [7.]
+            >>> w.data
+            array([4.])
+        """
+        checked = None if decay is None else checks.fraction("decay", decay)
+        with self._alone():
+            for settings in (self._defaults, *self.param_groups):
+                settings["average_decay"] = checked
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """A block in which the parameters hold their averaged weights, as to evaluate with them.
+
+        The two are exchanged in place, when the block begins and again when it ends, so that
+        nothing may write to the parameters inside. Parameters that have not been stepped since
+        averaging began are left as they are. See `average_weights`.
+
+        Raises:
+            ValueError: no weights are averaged, or a parameter is no longer what it was.
+            RuntimeError: inside the block, whatever reads or writes the states: `step`,
+                `state_dict`, `set_state_dict`, and this.
+        """
+        with self._alone():
+            keeps = self._current_plan().keeps
+            pairs = tuple(
+                (name, parameter.data, self._states[name]["average"])
+                for name, parameter in self._parameters.items()
+                if "average" in keeps[name].states and "average" in self._states.get(name, {})
+            )
+            if not any("average" in kept.states for kept in keeps.values()):
+                raise ValueError(
+                    "no weights are averaged; call average_weights() before the first step"
+                )
+            _core.exchange(pairs)
+            try:
+                yield
+            finally:
+                _core.exchange(pairs)
+
     def _current_plan(self) -> plan.Plan:
         if self._plan is None or not self._plan.holds_for(self.param_groups):
             for group in self.param_groups:
@@ -255,8 +336,10 @@ class Optimizer:
             self._plan = plan.make(self, self.param_groups, self._parameters, self._states)
         return self._plan
 
-    def _create_states(self, current: plan.Plan, indices: Sequence[int]) -> None:
+    def _create_states(self, indices: Sequence[int]) -> None:
         """New states for parameters that have their first gradient."""
+        # Made anew, as a state may begin with a group's learning rate, which no plan looks at.
+        current = plan.make(self, self.param_groups, self._parameters, self._states)
         names = tuple(self._parameters)
         wanted = [
             (s, names[i])
@@ -265,9 +348,13 @@ class Optimizer:
             if s not in self._states.get(names[i], {})
         ]
         wanted.sort(key=lambda pair: pair[0])  # by state: a pass then reads long runs of memory
-        arrays = state.zeros(self._parameters[name].data for _, name in wanted)
-        for (s, name), array in zip(wanted, arrays, strict=True):
-            begin = current.keeps[name].states[s]
+        kinds = [(current.keeps[name].states[s], self._parameters[name].data) for s, name in wanted]
+        arrays = state.zeros(kinds)
+        for (s, name), (kind, parameter), array in zip(wanted, kinds, arrays, strict=True):
+            begin = kind.begin
+            if begin is None:
+                array[...] = parameter
+                continue
             with np.errstate(over="ignore"):
                 fits = np.isfinite(array.dtype.type(begin))
             if not fits:
@@ -509,8 +596,13 @@ class Optimizer:
                 if not self._counts[i]:
                     continue
                 own, kept = self._states.get(name, {}), keeps[name]
-                for s, begin in kept.states.items():  # one may be new since a setting was edited
-                    array = own[s].copy() if s in own else np.full_like(parameter.data, begin)
+                for s, kind in kept.states.items():
+                    if s in own:
+                        array = own[s].copy()
+                    else:  # new since a setting was edited
+                        begin = parameter.data if kind.begin is None else kind.begin
+                        shape = kind.shape(parameter.data)
+                        array = np.array(np.broadcast_to(begin, shape), parameter.data.dtype)
                     saved[state.key(name, s)] = array
                 saved[state.key(name, "step")] = np.array(self._counts[i])
                 if kept.number:
@@ -566,7 +658,9 @@ class Optimizer:
     def _laid_out(self, states: Mapping[str, Mapping[str, Array]]) -> dict[str, dict[str, Array]]:
         """Copies of states in memory of our own, each laid out as its parameter."""
         row = [(name, s, array) for name, named in states.items() for s, array in named.items()]
-        memory = state.zeros(self._parameters[name].data for name, _, _ in row)
+        memory = state.zeros(
+            state.kind_of(array, self._parameters[name].data) for name, _, array in row
+        )
         copies: dict[str, dict[str, Array]] = {}
         for (name, s, array), own in zip(row, memory, strict=True):
             own[...] = array

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Context, Decimal
+from functools import partial
 from typing import Any, ClassVar
 
 from roofstep import checks
@@ -188,6 +189,247 @@ class Momentum(Optimizer):
         return "nesterov" if group["use_nesterov"] else "momentum"
 
 
+class LARS(Optimizer):
+    r"""LARS: momentum in which each tensor's gradient is scaled to a part of the tensor's length.
+
+    .. math::
+        r = c\, \frac{\lVert p \rVert}{\lVert g \rVert + \lambda \lVert p \rVert + \epsilon}, \qquad
+        v \leftarrow \mu v + \eta r (g + \lambda p), \qquad
+        p \leftarrow p - v
+
+    For batches so large that one rate for all layers diverges. r is 1 where a norm is 0, and for
+    parameters without L2 decay (by convention biases and the scales of normalizations) unless
+    ``always_adapt``. The norms are taken in a pass of their own, so a step reads parameters and
+    gradients twice. (You, Gitman & Ginsburg, Large batch training of convolutional networks, 2017.)
+
+    Args:
+        learning_rate: :math:`\eta`, a number >= 0 or a schedule. Default 0.001.
+        momentum: :math:`\mu` >= 0. Default 0.9.
+        lars_coeff: c > 0, the part of a tensor's length that it moves by. Default 0.001.
+        epsilon: :math:`\epsilon` >= 0. Default 0.0.
+        parameters: see `Optimizer`; groups may also set momentum, lars_coeff, epsilon,
+            always_adapt.
+        weight_decay: :math:`\lambda`, see `Optimizer`. Default 0.0005.
+        grad_clip: see `Optimizer`. Default None.
+        always_adapt: scale the parameters without decay, too. Default False.
+        name: shown in the repr.
+
+    Raises:
+        TypeError, ValueError: see `Optimizer`; a setting is out of its range.
+
+    Example:
+        >>> import numpy as np, roofstep
+        >>> w = roofstep.Parameter(np.array([3.0, 4.0]))
+        >>> opt = roofstep.LARS(
+        ...     1.0, lars_coeff=0.5, parameters=[w], weight_decay=None, always_adapt=True
+        ... )
+        >>> w.grad = np.array([0.0, 0.125])
+        >>> opt.step()
+        >>> w.data
+        array([3. , 1.5])
+    """
+
+    _settings: ClassVar = {
+        "momentum": checks.non_negative,
+        "lars_coeff": checks.positive,
+        "epsilon": checks.non_negative,
+        "always_adapt": checks.flag,
+    }
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.001,
+        momentum: float = 0.9,
+        lars_coeff: float = 0.001,
+        epsilon: float = 0.0,
+        parameters: Iterable[Any] | None = None,
+        weight_decay: Any = 0.0005,
+        grad_clip: ClipGradBase | None = None,
+        always_adapt: bool = False,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(
+            learning_rate,
+            parameters,
+            weight_decay,
+            grad_clip,
+            name,
+            momentum=momentum,
+            lars_coeff=lars_coeff,
+            epsilon=epsilon,
+            always_adapt=always_adapt,
+        )
+
+    def _rule(self, group: Mapping[str, Any]) -> str:
+        return "lars"
+
+    def _adapts(self, group: Mapping[str, Any], l2: float, decay: float) -> bool:
+        return group["always_adapt"] or l2 > 0
+
+
+class ASGD(Optimizer):
+    r"""The stochastic average gradient: the mean of the last gradients of all batches.
+
+    .. math::
+        d \leftarrow d - y_i + g, \qquad y_i \leftarrow g, \qquad
+        p \leftarrow p - \frac{\eta}{\min(t, n)} d, \qquad i = (t - 1) \bmod n
+
+    where t counts the updates of this parameter and n is the number of batches, which must come in
+    the same order in every epoch. As in Paddle this is no averaged SGD; for a running mean of the
+    weights see `Optimizer.average_weights`. The state y is n times as large as the parameter.
+    (Schmidt, Le Roux & Bach, Minimizing finite sums with the stochastic average gradient, 2017.)
+
+    Args:
+        learning_rate: :math:`\eta`, a number >= 0 or a schedule. Default 0.001.
+        batch_num: n >= 1, an int. It cannot change once there is a state. Default 1.
+        parameters: see `Optimizer`; groups may also set batch_num.
+        weight_decay: see `Optimizer`. Default None.
+        grad_clip: see `Optimizer`. Default None.
+        multi_precision: either value: float32 and float64 are stepped in their own precision.
+        name: shown in the repr.
+
+    Raises:
+        TypeError, ValueError: see `Optimizer`; a setting is out of its range.
+
+    Example:
+        >>> import numpy as np, roofstep
+        >>> w = roofstep.Parameter(np.array([8.0]))
+        >>> opt = roofstep.ASGD(1.0, batch_num=2, parameters=[w])
+        >>> for batch in (4.0, 2.0, 3.0):
+        ...     w.grad = np.array([batch])
+        ...     opt.step()
+        >>> w.data
+        array([-1.5])
+    """
+
+    _settings: ClassVar = {"batch_num": partial(checks.whole, least=1)}
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.001,
+        batch_num: int = 1,
+        parameters: Iterable[Any] | None = None,
+        weight_decay: Any = None,
+        grad_clip: ClipGradBase | None = None,
+        multi_precision: bool = False,
+        name: str | None = None,
+    ) -> None:
+        checks.flag("multi_precision", multi_precision)
+        super().__init__(
+            learning_rate, parameters, weight_decay, grad_clip, name, batch_num=batch_num
+        )
+
+    def _rule(self, group: Mapping[str, Any]) -> str:
+        return "asgd"
+
+
+class Rprop(Optimizer):
+    r"""Resilient propagation: a step size for each element, and of its gradient only the sign.
+
+    .. math::
+        s \leftarrow \begin{cases}
+            \min(\eta^+ s, s_{\max}) & g\, g' > 0 \\
+            \max(\eta^- s, s_{\min}) & g\, g' < 0, \text{ and } g \leftarrow 0 \\
+            s & \text{else}
+        \end{cases}, \qquad
+        p \leftarrow p - \operatorname{sign}(g)\, s, \qquad g' \leftarrow g
+
+    For full batches: the noise of small ones makes signs flip. (Riedmiller & Braun, A direct
+    adaptive method for faster backpropagation learning: the RPROP algorithm, 1993; without going
+    back, as in Riedmiller, Advanced supervised learning in multi-layer perceptrons, 1994.)
+
+    Args:
+        learning_rate: what the step sizes begin with, in the range of the next argument. It is
+            read when a parameter is first stepped and never again, so `set_lr` and schedules are
+            refused; the factors of groups and of `ParamAttr` multiply it. Default 0.001.
+        learning_rate_range: :math:`(s_{\min}, s_{\max})`, above 0. Default (1e-5, 50).
+        parameters: see `Optimizer`; groups may also set learning_rate_range and etas, but no
+            weight_decay.
+        etas: :math:`(\eta^-, \eta^+)` in (0, 1) and (1, inf). Default (0.5, 1.2).
+        grad_clip: see `Optimizer`. Default None.
+        multi_precision: either value: float32 and float64 are stepped in their own precision.
+        name: shown in the repr.
+
+    Raises:
+        TypeError, ValueError: see `Optimizer`; a setting is out of its range.
+
+    Example:
+        >>> import numpy as np, roofstep
+        >>> w = roofstep.Parameter(np.array([1.0]))
+        >>> opt = roofstep.Rprop(0.25, parameters=[w], etas=(0.5, 2.0))
+        >>> for _ in range(2):
+        ...     w.grad = np.array([8.0])
+        ...     opt.step()
+        >>> w.data
+        array([0.25])
+    """
+
+    _settings: ClassVar = {
+        "learning_rate_range": lambda name, value: checks.pair(name, value, "(0, inf)", "(0, inf)"),
+        "etas": lambda name, value: checks.pair(name, value, "(0, 1)", "(1, inf)"),
+    }
+    _refused = ("weight_decay",)
+
+    def __init__(
+        self,
+        learning_rate: float = 0.001,
+        learning_rate_range: tuple[float, float] = (1e-5, 50),
+        parameters: Iterable[Any] | None = None,
+        etas: tuple[float, float] = (0.5, 1.2),
+        grad_clip: ClipGradBase | None = None,
+        multi_precision: bool = False,
+        name: str | None = None,
+    ) -> None:
+        checks.flag("multi_precision", multi_precision)
+        low, high = self._settings["learning_rate_range"](
+            "learning_rate_range", learning_rate_range
+        )
+        learning_rate = checks.real("learning_rate", learning_rate, f"[{low}, {high}]")
+        super().__init__(
+            learning_rate,
+            parameters,
+            None,
+            grad_clip,
+            name,
+            learning_rate_range=(low, high),
+            etas=etas,
+        )
+
+    def _rule(self, group: Mapping[str, Any]) -> str:
+        return "rprop"
+
+    def _fields(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        shortest, longest = group["learning_rate_range"]
+        shrink, grow = group["etas"]
+        return {"shortest": shortest, "longest": longest, "shrink": shrink, "grow": grow}
+
+    def _initial(
+        self, group: Mapping[str, Any], name: str, parameter: Parameter, state: str
+    ) -> float:
+        if state == "prevs":
+            return 0.0
+        return self.get_lr() * float(group["learning_rate"]) * self._multiplier(name, parameter)
+
+    def set_lr(self, value: float) -> None:
+        """Refused: the learning rate is only what the step sizes begin with.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError(
+            "set_lr: the step sizes of Rprop have lives of their own after the first step; give "
+            "the learning rate to the constructor"
+        )
+
+    def set_lr_scheduler(self, scheduler: Callable[[], float]) -> None:
+        """Refused: see `set_lr`.
+
+        Raises:
+            RuntimeError: always.
+        """
+        self.set_lr(0.0)
+
+
 class Lion(_DecoupledDecay):
     r"""Lion: the sign of a mix of gradient and momentum, with decoupled weight decay.
 
@@ -300,7 +542,9 @@ class Adagrad(Optimizer):
     def _rule(self, group: Mapping[str, Any]) -> str:
         return "adagrad"
 
-    def _initial(self, group: Mapping[str, Any], state: str) -> float:
+    def _initial(
+        self, group: Mapping[str, Any], name: str, parameter: Parameter, state: str
+    ) -> float:
         return float(group["initial_accumulator_value"])
 
 
@@ -602,6 +846,101 @@ class AdamW(_DecoupledDecay, Adam):
         return own * checks.non_negative(f"lr_ratio of parameter {name!r}", ratio)
 
 
+class Lamb(_Adaptive):
+    r"""LAMB: Adam of which each tensor's update is scaled to the length of the tensor.
+
+    .. math::
+        u = \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon} + \lambda p, \qquad
+        p \leftarrow p - \eta\, \frac{\lVert p \rVert}{\lVert u \rVert}\, u
+
+    with m and v as in `Adam`. For large batches. The ratio of the norms is 1 where one of them is
+    0, and for parameters without this decay unless ``always_adapt``. It is taken in a pass of its
+    own, so a step reads everything twice. (You et al., Large batch optimization for deep learning:
+    training BERT in 76 minutes, 2020.)
+
+    Args:
+        learning_rate: :math:`\eta`, a number >= 0 or a schedule. Default 0.001.
+        lamb_weight_decay: :math:`\lambda`, a number. Default 0.01.
+        beta1: :math:`\beta_1` in [0, 1). Default 0.9.
+        beta2: :math:`\beta_2` in [0, 1). Default 0.999.
+        epsilon: :math:`\epsilon` >= 0. Default 1e-6.
+        parameters: see `Optimizer`; groups may also set lamb_weight_decay, beta1, beta2, epsilon,
+            exclude_from_weight_decay_fn, always_adapt, but no weight_decay. A parameter's own
+            regularizer is added to its gradient.
+        grad_clip: see `Optimizer`. Default None.
+        exclude_from_weight_decay_fn: a function of the parameter that says whether it is left out
+            of the decay. It is asked when settings have changed, not at every step. Default None.
+        multi_precision: either value: float32 and float64 are stepped in their own precision.
+        always_adapt: scale the parameters without decay, too. Default False.
+        name: shown in the repr.
+
+    Raises:
+        TypeError, ValueError: see `Optimizer`; a setting is out of its range.
+
+    Example:
+        >>> import numpy as np, roofstep
+        >>> w = roofstep.Parameter(np.array([4.0]))
+        >>> opt = roofstep.Lamb(0.5, 0.0, epsilon=0.0, parameters=[w], always_adapt=True)
+        >>> w.grad = np.array([8.0])
+        >>> opt.step()
+        >>> w.data
+        array([2.])
+    """
+
+    _settings: ClassVar = {
+        **_Adaptive._settings,
+        "lamb_weight_decay": checks.real,
+        "exclude_from_weight_decay_fn": checks.optional(
+            partial(checks.function, example="lambda parameter: False")
+        ),
+        "always_adapt": checks.flag,
+    }
+    _refused = ("weight_decay",)
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.001,
+        lamb_weight_decay: float = 0.01,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-6,
+        parameters: Iterable[Any] | None = None,
+        grad_clip: ClipGradBase | None = None,
+        exclude_from_weight_decay_fn: Callable[[Parameter], bool] | None = None,
+        multi_precision: bool = False,
+        always_adapt: bool = False,
+        name: str | None = None,
+    ) -> None:
+        checks.flag("multi_precision", multi_precision)
+        Optimizer.__init__(
+            self,
+            learning_rate,
+            parameters,
+            None,
+            grad_clip,
+            name,
+            lamb_weight_decay=lamb_weight_decay,
+            beta1=beta1,
+            beta2=beta2,
+            epsilon=epsilon,
+            exclude_from_weight_decay_fn=exclude_from_weight_decay_fn,
+            always_adapt=always_adapt,
+        )
+
+    def _rule(self, group: Mapping[str, Any]) -> str:
+        return "lamb"
+
+    def _decays(
+        self, group: Mapping[str, Any], name: str, parameter: Parameter
+    ) -> tuple[float, float, float]:
+        l1, l2, _ = super()._decays(group, name, parameter)
+        excludes = group["exclude_from_weight_decay_fn"]
+        return l1, l2, 0.0 if excludes and excludes(parameter) else group["lamb_weight_decay"]
+
+    def _adapts(self, group: Mapping[str, Any], l2: float, decay: float) -> bool:
+        return group["always_adapt"] or decay > 0
+
+
 class Adamax(_Adaptive):
     r"""Adamax: Adam with a running maximum in the place of the root mean square.
 
@@ -755,3 +1094,73 @@ class NAdam(Optimizer):
         # the rule raises it to the number of the step.
         fade = Context(prec=50).power(Decimal("0.96"), Decimal(group["momentum_decay"]))
         return {**group, "fade": float(fade), "fade_rest": float(fade - Decimal(float(fade)))}
+
+
+class Adan(_DecoupledDecay):
+    r"""Adan: Adam with Nesterov momentum by the change of the gradient, and decoupled decay.
+
+    .. math::
+        m \leftarrow \beta_1 m + (1 - \beta_1) g, \qquad
+        v \leftarrow \beta_2 v + (1 - \beta_2) (g - g'), \qquad
+        n \leftarrow \beta_3 n + (1 - \beta_3) \left(g + \beta_2 (g - g')\right)^2, \\
+        p \leftarrow p - \eta \left(\frac{
+            m / (1 - \beta_1^t) + \beta_2 v / (1 - \beta_2^t)
+        }{\sqrt{n / (1 - \beta_3^t)} + \epsilon} + \lambda p\right)
+
+    where :math:`g'` is the gradient of the update before; at the first one g - g' is 0. The betas
+    are the parts that are kept, as in the authors' code; in the paper they are the rest of 1. The
+    decay is that of AdamW (the authors' ``no_prox``). (Xie et al., Adan: adaptive Nesterov momentum
+    algorithm for faster optimizing deep models, 2024.)
+
+    Args:
+        learning_rate: :math:`\eta`, a number >= 0 or a schedule. Default 0.001.
+        beta1: :math:`\beta_1` in [0, 1). Default 0.98.
+        beta2: :math:`\beta_2` in [0, 1). Default 0.92.
+        beta3: :math:`\beta_3` in [0, 1). Default 0.99.
+        epsilon: :math:`\epsilon` >= 0. Default 1e-8.
+        parameters: see `Optimizer`; groups may also set beta1, beta2, beta3, epsilon.
+        weight_decay: :math:`\lambda`, a number, or None for none. Default None.
+        grad_clip: see `Optimizer`. Default None.
+        name: shown in the repr.
+
+    Raises:
+        TypeError, ValueError: see `Optimizer`; a setting is out of its range.
+
+    Example:
+        >>> import numpy as np, roofstep
+        >>> w = roofstep.Parameter(np.array([1.0]))
+        >>> opt = roofstep.Adan(0.25, epsilon=0.0, parameters=[w])
+        >>> w.grad = np.array([8.0])
+        >>> opt.step()
+        >>> w.data
+        array([0.75])
+    """
+
+    _settings: ClassVar = {**_Adaptive._settings, "beta3": checks.fraction}
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.001,
+        beta1: float = 0.98,
+        beta2: float = 0.92,
+        beta3: float = 0.99,
+        epsilon: float = 1e-8,
+        parameters: Iterable[Any] | None = None,
+        weight_decay: float | None = None,
+        grad_clip: ClipGradBase | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(
+            learning_rate,
+            parameters,
+            weight_decay,
+            grad_clip,
+            name,
+            beta1=beta1,
+            beta2=beta2,
+            beta3=beta3,
+            epsilon=epsilon,
+        )
+
+    def _rule(self, group: Mapping[str, Any]) -> str:
+        return "adan"

@@ -27,8 +27,11 @@ class Family(Protocol):
     def _decays(
         self, group: Mapping[str, Any], name: str, parameter: Parameter
     ) -> tuple[float, float, float]: ...
+    def _adapts(self, group: Mapping[str, Any], l2: float, decay: float) -> bool: ...
     def _multiplier(self, name: str, parameter: Parameter) -> float: ...
-    def _initial(self, group: Mapping[str, Any], state: str) -> float: ...
+    def _initial(
+        self, group: Mapping[str, Any], name: str, parameter: Parameter, state: str
+    ) -> float: ...
     def _fields(self, group: Mapping[str, Any]) -> dict[str, Any]: ...
 
 
@@ -41,11 +44,23 @@ class Kind:
     multiplier: float
 
 
+@dataclass(frozen=True)
+class State:
+    """An array kept for a parameter: of its shape, or with several slots of its shape."""
+
+    begin: float | None  # what it is filled with at first; None: the parameter itself
+    slots: int | None = None
+
+    def shape(self, parameter: Array) -> tuple[int, ...]:
+        """The shape of the array for this parameter."""
+        return parameter.shape if self.slots is None else (self.slots, *parameter.shape)
+
+
 @dataclass
 class Keeps:
-    """What a rule keeps of a parameter, beside the count of its updates."""
+    """What is kept of a parameter, beside the count of its updates."""
 
-    states: dict[str, float]  # arrays of its shape, and what they begin with
+    states: dict[str, State]
     number: str | None  # one number, which begins with 1
 
 
@@ -84,8 +99,6 @@ def make(
     norms: dict[int, _core.Norm] = {}
     for group in groups:
         rule = family._rule(group)
-        _, names_of_states, number = RULES[rule]
-        kept = Keeps({s: family._initial(group, s) for s in names_of_states}, number)
         fields = family._fields(group)
         if "params" not in group:
             raise ValueError("param_groups: a group has no 'params' any more; put them back")
@@ -96,7 +109,7 @@ def make(
                     f"param_groups: {parameter!r} is new there, or twice; the parameters of an "
                     f"optimizer cannot be exchanged, make another one for them"
                 )
-            keeps[name] = kept
+            kept = keeps[name] = _keeps(family, rule, fields, group, name, parameter)
             if not parameter.trainable:
                 entries[name] = (name, parameter, None, None, None)
                 continue
@@ -118,12 +131,12 @@ def make(
                     scale=group.get("rescale_grad", 1.0),
                     clip_min=low,
                     clip_max=high,
+                    adapts=family._adapts(group, l2, decay),
+                    average_decay=group["average_decay"],
                 )
                 kinds[key] = Kind(settings, group, multiplier)
-            own = states.get(name, {})
-            held = tuple(own[s] for s in kept.states if s in own)
-            complete = held if len(held) == len(kept.states) else None
-            entries[name] = (name, parameter, kinds[key].settings, norm, complete)
+            held = _held(kept, states.get(name, {}), rule, name)
+            entries[name] = (name, parameter, kinds[key].settings, norm, held)
     for name in names.values():
         raise ValueError(
             f"param_groups: parameter {name!r} is no longer in any 'params'; to leave it as it is, "
@@ -136,6 +149,36 @@ def make(
         list(norms.values()),
         _sources(groups),
     )
+
+
+def _keeps(
+    family: Family,
+    rule: str,
+    fields: Mapping[str, Any],
+    group: Group,
+    name: str,
+    parameter: Parameter,
+) -> Keeps:
+    _, names, number, ring = RULES[rule]
+    kept = {s: State(family._initial(group, name, parameter, s)) for s in names}
+    if ring:
+        kept[names[-1]] = State(kept[names[-1]].begin, fields[ring])
+    if group["average_decay"] is not None:
+        kept["average"] = State(None)
+    return Keeps(kept, number)
+
+
+def _held(kept: Keeps, own: Mapping[str, Array], rule: str, name: str) -> tuple[Array, ...] | None:
+    """The states in the order of the rule; None if some are still to be made."""
+    if not all(s in own for s in kept.states):
+        return None
+    for s, state in kept.states.items():
+        if state.slots is not None and state.slots != own[s].shape[0]:
+            raise ValueError(
+                f"{RULES[rule][3]}: parameter {name!r} has {own[s].shape[0]} slots in its state "
+                f"{s!r}, got {state.slots}; set it back, or make a new optimizer"
+            )
+    return tuple(own[s] for s in kept.states)
 
 
 def _sources(groups: Iterable[Group]) -> list[Any]:
