@@ -32,6 +32,8 @@ REGULARIZERS = paddle.regularizer.__all__
 PADDLE = SimpleNamespace(
     lr=paddle.optimizer.lr,
     ParamAttr=paddle.ParamAttr,
+    ClipGradBase=paddle.nn.clip.ClipGradBase,
+    WeightDecayRegularizer=paddle.regularizer.WeightDecayRegularizer,
     **{name: getattr(paddle.optimizer, name) for name in OPTIMIZERS},
     **{name: getattr(paddle.nn, name) for name in CLIPS},
     **{name: getattr(paddle.regularizer, name) for name in REGULARIZERS},

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
 import roofstep
@@ -17,11 +18,14 @@ from harness import (
     SCHEDULES,
     Made,
     Ours,
+    Paddles,
+    Run,
     agree,
     both,
     close,
     distance,
     last,
+    paddle,
 )
 from table import COMMON, FAMILIES, STEADY
 from test_differences import ENTRIES
@@ -106,7 +110,7 @@ def test_schedule(name: str) -> None:
 
 
 def test_every_optimizer_is_in_the_table() -> None:
-    assert {*FAMILIES, "Optimizer", "LBFGS"} == {*OPTIMIZERS}  # see test_lbfgs.py
+    assert {*FAMILIES, "Optimizer", "LBFGS"} == {*OPTIMIZERS}
 
 
 @pytest.mark.parametrize(
@@ -142,6 +146,59 @@ def test_argument_of_an_optimizer(cls: str, argument: str) -> None:
         close(last(idle[1]), last(base[1]), "float32")  # Paddle's use_multi_tensor rounds otherwise
     else:
         assert family.listed[argument] in ENTRIES
+
+
+LBFGS = {"learning_rate": 0.5, "max_iter": 4}
+OTHERS_OF_LBFGS: dict[str, Any] = {
+    "learning_rate": 0.25,
+    "max_iter": 2,
+    "max_eval": 3,
+    "tolerance_grad": 10.0,
+    "tolerance_change": 30.0,
+    "history_size": 1,
+    "line_search_fn": "strong_wolfe",
+    "parameters": ("row",),
+}
+LISTED_OF_LBFGS = {"weight_decay": "lbfgs-decays", "grad_clip": "lbfgs-takes-no-clip"}
+
+
+def bowl(run: Run) -> Callable[[], Any]:
+    """A loss of all parameters, steeper in some than in others, with its gradients."""
+    first = run.values()  # only for their shapes
+    steepness = {n: 1 + np.arange(v.size).reshape(v.shape) / 4 for n, v in first.items()}
+
+    def closure() -> Any:
+        values = run.values()
+        for name, parameter in run.parameters.items():
+            run.give(parameter, 2 * steepness[name] * (values[name] - 3))
+        loss = sum(float((steepness[n] * (v - 3) ** 2).sum()) for n, v in values.items())
+        return paddle.to_tensor(loss, "float64") if isinstance(run, Paddles) else loss
+
+    return closure
+
+
+@pytest.mark.filterwarnings("ignore:To copy construct from a tensor:UserWarning")
+@pytest.mark.parametrize("argument", arguments(PADDLE.LBFGS))
+def test_argument_of_lbfgs(argument: str) -> None:
+    """The same for LBFGS, in two steps of a few iterations; more are compared in test_lbfgs.py."""
+    if argument in LISTED_OF_LBFGS:
+        assert LISTED_OF_LBFGS[argument] in ENTRIES
+        return
+
+    def result(settings: dict[str, Any]) -> dict[str, Any]:
+        names = settings.pop("parameters", ("row", "matrix"))
+        runs = both("LBFGS", settings, "float64", names)
+        for run in runs:
+            for _ in range(2):
+                run.optimizer.step(bowl(run))
+        ours, theirs = (run.values() for run in runs)
+        close(ours, theirs, "float64")
+        still = Ours("SGD", {}, "float64", ("row", "matrix")).values()
+        return still | ours
+
+    other = {**OTHERS_OF_LBFGS, "name": "another"}[argument]
+    apart = distance(result(dict(LBFGS)), result(LBFGS | {argument: other}))
+    assert apart == 0 if argument == "name" else apart > 1e-3
 
 
 @pytest.mark.parametrize(

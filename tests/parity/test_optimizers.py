@@ -69,9 +69,9 @@ def decays(cls: str) -> dict[str, Any]:
 def groups(
     family: Family, names: Sequence[str], clip: Any, decay: dict[str, Any]
 ) -> list[tuple[list[str], dict[str, Any]]]:
-    """Three groups: one with all it can set, one with its own clip, one with the optimizer's."""
-    parts = [[n for n in names if n in some] for some in (("single", "big"), ("row",))]
-    rest = [n for n in names if n not in parts[0] + parts[1]]
+    """One group with all it can set, one with a clip of its own, one without, one with a rate."""
+    wanted = (("single", "big"), ("row",), ("scalar",), ("matrix",))
+    parts = [[n for n in names if n in some] for some in wanted]
     own = {key: value for key, value in family.options.items() if key not in UNGROUPED}
     if "weight_decay" in family.others:
         kind = decay.get("weight_decay")
@@ -80,11 +80,13 @@ def groups(
         )
     half, twice = ({"learning_rate": 0.5}, {"learning_rate": 2}) if family.moves_rate else ({}, {})
     # Each has a norm of its own, as in Paddle.
-    return [
-        (parts[0], {**own, **half, "grad_clip": clip}),
-        (parts[1], {"grad_clip": Made("ClipGradByValue", 0.5)}),
-        (rest, {**twice, "grad_clip": clip}),
+    settings = [
+        {**own, **half, "grad_clip": clip},
+        {"grad_clip": Made("ClipGradByValue", 0.5)},
+        {"grad_clip": None},
+        {**twice, "grad_clip": clip},
     ]
+    return [(part, setting) for part, setting in zip(parts, settings, strict=True) if part]
 
 
 def held(ours: Ours, paddles: Paddles, family: Family, settings: dict[str, Any]) -> None:
@@ -164,6 +166,21 @@ def test_decay_clip_groups(
         groups(family, names, clip, decay) if layout == "groups" else None,
     )
     agree(ours, paddles)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_l1_decay_at_zero(dtype: str) -> None:
+    """Nothing is added to the gradient of a zero; what decays to zero stays there."""
+    results = []
+    for side in (Ours, Paddles):
+        parameter = side.parameter("w", np.array([0.0, -0.0, 0.25, -0.5], dtype), {})
+        decay = Made("L1Decay", 0.25).of(side.library)
+        sgd = side.library.SGD(1.0, [parameter], weight_decay=decay)
+        for _ in range(3):
+            side.give(parameter, np.zeros(4, dtype))
+            sgd.step()
+        results.append(side.value(parameter).tolist())
+    assert results == [[0, 0, 0, 0]] * 2
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -12,7 +12,7 @@ import pytest
 
 from harness import BARS, Made, Ours, Paddles, Run, agree, both, last, paddle
 from table import FAMILIES
-from test_optimizers import attributes, groups, held
+from test_optimizers import groups, held
 
 BEFORE, AFTER = range(10), range(10, 20)
 
@@ -36,6 +36,7 @@ def saved_and_unpickled(state: Mapping[str, Any], path: Path) -> Any:
 
 
 WAYS = [as_it_is, in_arrays, saved_and_loaded, saved_and_unpickled]
+FILES = WAYS[2:]
 
 
 def goes_on(ours: Ours, paddles: Paddles, state: Any, act: Any) -> None:
@@ -56,8 +57,15 @@ def move_schedule(run: Run, number: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", BARS)
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("cls", FAMILIES)
+@pytest.mark.parametrize(
+    ("cls", "way"),
+    [
+        pytest.param(cls, way, id=f"{cls}-{way.__name__}")
+        for cls in FAMILIES
+        for way in WAYS
+        if (cls != "SGD" or way not in FILES)  # Paddle writes no file for a state of nothing
+    ],
+)
 def test_state(cls: str, way: Any, dtype: str, tmp_path: Path) -> None:
     """In every form that Paddle's state dict may come in; its counters are never 0 here."""
     family = FAMILIES[cls]
@@ -80,8 +88,7 @@ def test_state_of_groups(cls: str, dtype: str, tmp_path: Path) -> None:
         family.base,
         dtype,
         family.names,
-        attributes(family),
-        groups(family, family.names, clip, {}),
+        groups=groups(family, family.names, clip, {}),
     )
     last(paddles, BEFORE)
     goes_on(ours, paddles, paddles.optimizer.state_dict(), step)
