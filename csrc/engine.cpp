@@ -127,14 +127,13 @@ const void* read(const Tensor& tensor, std::size_t begin, std::size_t end, void*
 }
 
 template <class Element>
-void update(const Tensor& tensor, double factor, std::size_t begin, std::size_t end,
-            bool clear_grad) {
+void update(const Tensor& tensor, double factor, std::size_t begin, std::size_t end) {
   alignas(64) unsigned char buffer[block_size * sizeof(Element)];
   Run run;
   run.scale = tensor.scale * factor;
   run.clip_min = tensor.clip_min;
   run.clip_max = tensor.clip_max;
-  const bool by_blocks = clear_grad || tensor.grad_layout;
+  const bool by_blocks = tensor.clear_grad || tensor.grad_layout;
   const std::size_t stride = by_blocks ? block_size : end - begin;
   for (; begin < end; begin += stride) {
     const std::size_t stop = std::min(begin + stride, end);
@@ -145,7 +144,7 @@ void update(const Tensor& tensor, double factor, std::size_t begin, std::size_t 
       run.states[s] = tensor.states[s] ? at<Element>(tensor.states[s], begin) : nullptr;
     }
     tensor.prepared->loop(*tensor.prepared, run);
-    if (!clear_grad) continue;
+    if (!tensor.clear_grad) continue;
     if (tensor.grad_layout) {
       clear<Element>(*tensor.grad_layout, tensor.grad, begin, stop);
     } else {
@@ -199,16 +198,21 @@ void take_norms(const Kernels& kernels, const std::vector<Tensor>& tensors,
   for (std::size_t k = 0; k < norms.size(); ++k) norms[k].value = totals[k].norm();
 }
 
-// No epsilon: a gradient at the limit is not scaled. A NaN norm makes every gradient NaN.
+}  // namespace
+
 double clip_factor(const Norm& norm) {
   if (std::isnan(norm.value)) return norm.value;
   return norm.value > norm.limit ? norm.limit / norm.value : 1;
 }
 
-}  // namespace
+void measure(const Kernels& kernels, const std::vector<Tensor>& tensors, std::vector<Norm>& norms,
+             int threads) {
+  const DefaultFloatingPoint mode;
+  take_norms(kernels, tensors, cut(tensors), norms, threads);
+}
 
 void step(const Kernels& kernels, const std::vector<Tensor>& tensors, std::vector<Norm>& norms,
-          bool clear_grad, int threads) {
+          int threads) {
   const DefaultFloatingPoint mode;
   const std::vector<Place> places = cut(tensors);
   if (!norms.empty()) take_norms(kernels, tensors, places, norms, threads);
@@ -216,9 +220,9 @@ void step(const Kernels& kernels, const std::vector<Tensor>& tensors, std::vecto
     const Tensor& tensor = tensors[i];
     const double factor = tensor.norm < 0 ? 1 : clip_factor(norms[tensor.norm]);
     if (tensor.dtype == Dtype::f32) {
-      update<float>(tensor, factor, begin, end, clear_grad);
+      update<float>(tensor, factor, begin, end);
     } else {
-      update<double>(tensor, factor, begin, end, clear_grad);
+      update<double>(tensor, factor, begin, end);
     }
   });
   for (const Tensor& tensor : tensors) {
