@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
+import numpy as np
+
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 Check = Callable[[str, Any], Any]
@@ -41,6 +43,17 @@ def real(name: str, value: object, interval: str = "(-inf, inf)") -> float:
 
 non_negative = functools.partial(real, interval="[0, inf)")
 fraction = functools.partial(real, interval="[0, 1)")
+
+
+def rounded(name: str, value: float, dtype: np.dtype[Any]) -> Any:
+    """A number as a scalar of a dtype that can hold it: infinity times a zero would be NaN."""
+    with np.errstate(over="ignore"):
+        scalar = dtype.type(value)
+    if not np.isfinite(scalar):
+        raise ValueError(
+            f"{name}: expected a number that {dtype} can hold, got {value}; make it smaller"
+        )
+    return scalar
 
 
 def whole(name: str, value: object, least: int, most: float = math.inf) -> int:
