@@ -220,13 +220,13 @@ def test_a_rescaled_gradient_is_clipped_first_and_decays_last() -> None:
     """All numbers are exact here: 12 -> 8 -> 4 + 0.5 * 3."""
     for clip in (rs.ClipGradByValue(8.0), by_user(rs.ClipGradByValue(8.0))):
         for decay in (rs.L2Decay(0.5), by_user(rs.L2Decay(0.5))):
-            p = rs.Parameter(np.array([3.0]))
-            optimizer = rs.Momentum(
-                1.0, 0.0, [p], weight_decay=decay, grad_clip=clip, rescale_grad=0.5
-            )
-            p.grad = np.array([12.0])
+            p, q = (rs.Parameter(np.array([3.0])) for _ in range(2))
+            p.regularizer = decay
+            optimizer = rs.Momentum(1.0, 0.0, [p, q], grad_clip=clip, rescale_grad=0.5)
+            p.grad = q.grad = np.array([12.0])
             optimizer.step()
             assert p.data == 3 - (4 + 1.5)
+            assert q.data == 3 - 4
             if isinstance(decay, UsersDecay):
                 assert decay.calls[0][1] == 4
 
@@ -751,5 +751,7 @@ def test_a_decay_of_nothing_is_nothing() -> None:
 def test_bad_calls_of_a_regularizer() -> None:
     with refused(TypeError, "param.*expected a NumPy array.*got memoryview"):
         rs.L2Decay(0.5)(ones(), ones())
+    with refused(ValueError, "block: expected None, got 1"):
+        rs.L1Decay(0.5)(rs.Parameter(ones()), ones(), 1)  # type: ignore[arg-type]
     with refused(ValueError, "coeff: .*float32.*1e\\+300.*smaller"):
         rs.L2Decay(1e300)(rs.Parameter(ones()), ones())

@@ -89,6 +89,15 @@ def function(name: str, value: F, example: str) -> F:
     return value
 
 
+def only_none(**arguments: object) -> None:
+    """Arguments that are there for Paddle's static graphs alone."""
+    for name, value in arguments.items():
+        if value is not None:
+            raise ValueError(
+                f"{name}: expected None, got {value!r}; it belongs to static graphs, leave it out"
+            )
+
+
 def sequence(name: str, values: Iterable[T]) -> tuple[T, ...]:
     """Several things in an order."""
     if isinstance(values, str) or not isinstance(values, Iterable):

@@ -192,9 +192,14 @@ class ClipGradByNorm(FusedClip):
         ValueError: ``clip_norm`` is not above 0.
 
     Example:
-        >>> import roofstep
-        >>> roofstep.ClipGradByNorm(2)
-        ClipGradByNorm(clip_norm=2.0)
+        >>> import numpy as np, roofstep
+        >>> clip = roofstep.ClipGradByNorm(2.5)
+        >>> clip
+        ClipGradByNorm(clip_norm=2.5)
+        >>> w = roofstep.Parameter(np.zeros(2))
+        >>> [(_, gradient)] = clip([(w, np.array([3.0, 4.0]))])
+        >>> gradient
+        array([1.5, 2. ])
     """
 
     def __init__(self, clip_norm: float) -> None:

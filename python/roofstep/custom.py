@@ -67,6 +67,9 @@ def prepare(
 ) -> tuple[tuple[Array | None, ...], list[_core.Norm]]:
     """The gradients for the pass, and the norms that were taken here to clip them.
 
+    The bits are those of the pass, but for a clip together with ``rescale_grad``: the pass rounds
+    their product once.
+
     Args:
         tasks: by the position of their parameter.
         gradients: of all parameters.

@@ -313,7 +313,7 @@ class Optimizer:
         Raises:
             TypeError, ValueError: see `minimize`.
         """
-        _only_none(startup_program=startup_program, callbacks=callbacks)
+        checks.only_none(startup_program=startup_program, callbacks=callbacks)
         with self._moving(parameters, no_grad_set) as chosen:
             gradients, _ = differentiate(loss, self._parameters, chosen)
             return self._pairs(gradients, chosen)
@@ -376,7 +376,7 @@ class Optimizer:
             >>> w.data
             array([0.375])
         """
-        _only_none(startup_program=startup_program)
+        checks.only_none(startup_program=startup_program)
         with self._moving(parameters, no_grad_set) as chosen:
             gradients, obtained = differentiate(loss, self._parameters, chosen)
             try:
@@ -592,11 +592,3 @@ class Optimizer:
 
     clear_gradients = clear_grad
     load_state_dict = set_state_dict
-
-
-def _only_none(**arguments: object) -> None:
-    for name, value in arguments.items():
-        if value is not None:
-            raise ValueError(
-                f"{name}: expected None, got {value!r}; it belongs to static graphs, leave it out"
-            )

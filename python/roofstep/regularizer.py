@@ -85,6 +85,7 @@ class FusedDecay(WeightDecayRegularizer):
 
     def __call__(self, param: Parameter, grad: Array | None = None, block: None = None) -> Array:
         """The term that is added to the gradient, a new array."""
+        checks.only_none(block=block)
         _core.check_parameter(param.data, getattr(param, "name", None) or "param")
         # A factor of 0 takes the sign: an infinite parameter then has no NaN as its term.
         values = param.data if self.l2 else np.sign(param.data)
@@ -145,6 +146,8 @@ class L2Decay(FusedDecay):
         >>> opt.step()
         >>> w.data
         array([ 1.75, -1.75])
+        >>> roofstep.L2Decay(0.25)(w, w.grad)
+        array([ 0.4375, -0.4375])
     """
 
     @property
