@@ -341,6 +341,10 @@ def test_what_is_built_in_stays_in_the_pass(monkeypatch: pytest.MonkeyPatch) -> 
     params[0].need_clip = False
     optimizer.step()
     assert seen.pop() == {0, 3}
+    params[0].need_clip, params[0].trainable = True, False
+    optimizer.step()
+    assert seen.pop() == {3}
+    params[0].trainable = True
     params[0].regularizer = params[3].regularizer = None
     optimizer.param_groups[1]["grad_clip"] = by_user(each)
     optimizer.step()
@@ -348,6 +352,15 @@ def test_what_is_built_in_stays_in_the_pass(monkeypatch: pytest.MonkeyPatch) -> 
     optimizer.param_groups[1]["grad_clip"] = None
     optimizer.step()
     assert seen == []
+
+
+def test_gradients_that_are_given_are_the_ones_used() -> None:
+    p = rs.Parameter(np.zeros(2))
+    clip = UsersClip(lambda pairs: [(p, g / 2) for p, g in pairs])
+    p.grad = np.full(2, 100.0)
+    rs.SGD(1.0, [p], grad_clip=clip).apply_gradients([(p, np.array([2.0, 4.0]))])
+    assert p.data.tolist() == [-1, -2]
+    assert p.grad.tolist() == [100, 100]
 
 
 class Halved(rs.ClipGradByNorm):
@@ -603,6 +616,13 @@ def test_a_class_or_a_function_is_no_clip_or_regularizer(key: str) -> None:
     for value in (UsersClip, UsersDecay, lambda *_: None):
         with refused(TypeError, f"{key}: .*a subclass of {base}, got"):
             rs.SGD(0.5, [rs.Parameter(np.ones(1))], **{key: value})
+
+
+def test_another_thing_than_a_parameter_in_a_group_is_refused_as_ever() -> None:
+    world = World()
+    world.optimizer.param_groups[0]["params"] = (*world.params[:2], ones())
+    with refused(ValueError, "param_groups: .*is new there"):
+        world.optimizer.step()
 
 
 def test_a_clip_cannot_step_the_optimizer_that_calls_it() -> None:
