@@ -184,8 +184,8 @@ void check_parameter(py::handle array, py::str name) {
 void check_gradient(py::handle gradient, py::handle parameter, py::str name,
                     const std::string& role) {
   const Subject subject{role.empty() ? gradient_role : role.c_str(), name.ptr()};
-  match(view(gradient.ptr(), subject),
-        view_parameter(parameter.ptr(), {parameter_role, name.ptr()}), subject);
+  const Array param = view_parameter(parameter.ptr(), {parameter_role, name.ptr()});
+  match(view(gradient.ptr(), subject), param, subject);
 }
 
 void check_clearable(py::handle gradient, py::str name) {

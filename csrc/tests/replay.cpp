@@ -78,7 +78,7 @@ int main(int argc, char** argv) {
     rule.prepare[told.dtype](hyper, now, prepared);
     if (rule.carry) carried = rule.carry(hyper, now);
     tensor.prepared = &prepared;
-    roofstep::step(roofstep::kernels(), {tensor}, norms, false, std::atoi(argv[2]));
+    roofstep::step(roofstep::kernels(), {tensor}, norms, std::atoi(argv[2]));
   }
   send(tensor.param, bytes);
   for (int s = 0; s < rule.state_count; ++s) send(tensor.states[s], bytes);
