@@ -150,9 +150,9 @@ Run run_of(const Tensor& tensor, Factors factors, std::size_t begin, std::size_t
 
 template <class Element>
 void update(const Kernels& kernels, const Tensor& tensor, Factors factors, std::size_t begin,
-            std::size_t end, bool clear_grad) {
+            std::size_t end) {
   alignas(64) unsigned char buffer[block_size * sizeof(Element)];
-  const bool by_blocks = clear_grad || tensor.grad_layout || tensor.average;
+  const bool by_blocks = tensor.clear_grad || tensor.grad_layout || tensor.average;
   const std::size_t stride = by_blocks ? block_size : end - begin;
   for (; begin < end; begin += stride) {
     const std::size_t stop = std::min(begin + stride, end);
@@ -162,7 +162,7 @@ void update(const Kernels& kernels, const Tensor& tensor, Factors factors, std::
       kernels.average[static_cast<int>(tensor.dtype)](at<Element>(tensor.average, begin), run.param,
                                                       run.n, tensor.average_decay);
     }
-    if (!clear_grad) continue;
+    if (!tensor.clear_grad) continue;
     if (tensor.grad_layout) {
       clear<Element>(*tensor.grad_layout, tensor.grad, begin, stop);
     } else {
@@ -234,17 +234,13 @@ void take_norms(const Kernels& kernels, const std::vector<Tensor>& tensors,
   for (std::size_t k = 0; k < norms.size(); ++k) norms[k].value = totals[k].norm();
 }
 
-// No epsilon: a gradient at the limit is not scaled. A NaN norm makes every gradient NaN.
-double clip_factor(const Tensor& tensor, const std::vector<Norm>& norms) {
-  if (tensor.norm < 0) return 1;
-  const Norm& norm = norms[tensor.norm];
-  if (std::isnan(norm.value)) return norm.value;
-  return norm.value > norm.limit ? norm.limit / norm.value : 1;
+double factor_of(const Tensor& tensor, const std::vector<Norm>& norms) {
+  return tensor.norm < 0 ? 1 : clip_factor(norms[tensor.norm]);
 }
 
 template <class Element>
-void measure(const Kernels& kernels, const Tensor& tensor, double clip, std::size_t begin,
-             std::size_t end, BlockSum* params, BlockSum* measured) {
+void measure_update(const Kernels& kernels, const Tensor& tensor, double clip, std::size_t begin,
+                    std::size_t end, BlockSum* params, BlockSum* measured) {
   alignas(64) unsigned char buffer[block_size * sizeof(Element)], out[sizeof buffer];
   const auto sum_squares = kernels.sum_squares[static_cast<int>(tensor.dtype)];
   for (; begin < end; begin += block_size) {
@@ -268,8 +264,9 @@ std::vector<double> take_ratios(const Kernels& kernels, const std::vector<Tensor
   for_each_part(tensors, places, threads, [&](std::size_t i, std::size_t begin, std::size_t end) {
     const Tensor& tensor = tensors[i];
     if (!tensor.adapts) return;
-    const auto measure_part = tensor.dtype == Dtype::f32 ? measure<float> : measure<double>;
-    measure_part(kernels, tensor, clip_factor(tensor, norms), begin, end, &params.at(i, begin),
+    const auto measure_part =
+        tensor.dtype == Dtype::f32 ? measure_update<float> : measure_update<double>;
+    measure_part(kernels, tensor, factor_of(tensor, norms), begin, end, &params.at(i, begin),
                  &measured.at(i, begin));
   });
   for (std::size_t i = 0; i < tensors.size(); ++i) {
@@ -282,17 +279,28 @@ std::vector<double> take_ratios(const Kernels& kernels, const std::vector<Tensor
 
 }  // namespace
 
+double clip_factor(const Norm& norm) {
+  if (std::isnan(norm.value)) return norm.value;
+  return norm.value > norm.limit ? norm.limit / norm.value : 1;
+}
+
+void measure(const Kernels& kernels, const std::vector<Tensor>& tensors, std::vector<Norm>& norms,
+             int threads) {
+  const DefaultFloatingPoint mode;
+  take_norms(kernels, tensors, cut(tensors), norms, threads);
+}
+
 void step(const Kernels& kernels, const std::vector<Tensor>& tensors, std::vector<Norm>& norms,
-          bool clear_grad, int threads) {
+          int threads) {
   const DefaultFloatingPoint mode;
   const std::vector<Place> places = cut(tensors);
   if (!norms.empty()) take_norms(kernels, tensors, places, norms, threads);
   const std::vector<double> ratios = take_ratios(kernels, tensors, places, norms, threads);
   for_each_part(tensors, places, threads, [&](std::size_t i, std::size_t begin, std::size_t end) {
     const Tensor& tensor = tensors[i];
-    const Factors factors{clip_factor(tensor, norms), ratios[i]};
+    const Factors factors{factor_of(tensor, norms), ratios[i]};
     const auto update_part = tensor.dtype == Dtype::f32 ? update<float> : update<double>;
-    update_part(kernels, tensor, factors, begin, end, clear_grad);
+    update_part(kernels, tensor, factors, begin, end);
   });
   for (const Tensor& tensor : tensors) {
     ++*tensor.step_count;

@@ -29,6 +29,7 @@ struct Tensor {
   void* grad;
   void* states[max_states];
   const Layout* grad_layout;  // null: that of the parameter
+  bool clear_grad;            // zeroes the gradient in the same pass
   const Rule* rule;
   const Hyper* hyper;
   const Prepared* prepared;
@@ -42,9 +43,17 @@ struct Tensor {
   double carried_next;
 };
 
-// Clips, decays, updates, averages, and counts the step; with clear_grad also zeroes the gradients.
+// Clips, decays, updates, averages, and counts the step.
 void step(const Kernels& kernels, const std::vector<Tensor>& tensors, std::vector<Norm>& norms,
-          bool clear_grad, int threads);
+          int threads);
+
+// The norms alone.
+void measure(const Kernels& kernels, const std::vector<Tensor>& tensors, std::vector<Norm>& norms,
+             int threads);
+
+// What a gradient is multiplied by to be clipped. No epsilon: a gradient at the limit is not
+// scaled. A NaN norm makes every gradient NaN.
+double clip_factor(const Norm& norm);
 
 // The version of OpenMP as a date, such as 201511; 0 in a build without OpenMP.
 int openmp_version();

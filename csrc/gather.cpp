@@ -140,6 +140,17 @@ void read_states(const Entry& entry, const Settings& settings, std::int64_t t, c
   }
 }
 
+// Where the gradient is, in the order of the parameter's memory.
+void set_gradient(Tensor& tensor, const Array& grad, const Array& param,
+                  std::deque<Layout>& layouts) {
+  tensor.dtype = param.dtype;
+  tensor.size = param.size;
+  tensor.grad = grad.data;
+  if (std::optional<Layout> layout = layout_in_order_of(grad, param)) {
+    tensor.grad_layout = &layouts.emplace_back(std::move(*layout));
+  }
+}
+
 // The index of a norm among those of this step; entries without a gradient reset theirs to 0 too.
 class Norms {
  public:
@@ -200,6 +211,13 @@ void check_parameter(py::handle array, py::str name) {
   view_parameter(array.ptr(), {parameter_role, name.ptr()});
 }
 
+void check_gradient(py::handle gradient, py::handle parameter, py::str name,
+                    const std::string& role) {
+  const Subject subject{role.empty() ? gradient_role : role.c_str(), name.ptr()};
+  const Array param = view_parameter(parameter.ptr(), {parameter_role, name.ptr()});
+  match(view(gradient.ptr(), subject), param, subject);
+}
+
 void check_clearable(py::handle gradient, py::str name) {
   const Subject subject{gradient_role, name.ptr()};
   require_clearable(view(gradient.ptr(), subject), subject);
@@ -240,6 +258,7 @@ std::vector<std::size_t> gather_and_step(const py::tuple& entries,
   std::deque<Layout> layouts;
   std::vector<Span> spans;
   std::vector<std::size_t> missing;
+  std::vector<PyObject*> cleared_after;  // gradients in whose place another is read
   tensors.reserve(entry_count);
   spans.reserve(4 * entry_count);
   PyObject* settings_object = nullptr;
@@ -248,11 +267,19 @@ std::vector<std::size_t> gather_and_step(const py::tuple& entries,
   for (std::size_t i = 0; i < entry_count; ++i) {
     const Entry entry(PyTuple_GET_ITEM(entries.ptr(), i));
     const int norm = norms.index_of(entry.norm);
-    PyObject* grad_object = gradients ? PyTuple_GET_ITEM(gradients->ptr(), i)
-                                      : held.attribute(entry.parameter, grad_attribute);
+    PyObject* own_grad =
+        gradients && !clear_grad ? Py_None : held.attribute(entry.parameter, grad_attribute);
+    PyObject* grad_object = gradients ? PyTuple_GET_ITEM(gradients->ptr(), i) : own_grad;
+    const bool clears_it = clear_grad && grad_object == own_grad;
     const Subject param_subject{parameter_role, entry.name};
     const Subject grad_subject{gradient_role, entry.name};
     PyObject* param_object = held.attribute(entry.parameter, data_attribute);
+    if (clear_grad && !clears_it && own_grad != Py_None && entry.settings != Py_None) {
+      const Array own = view(own_grad, grad_subject);
+      require_clearable(own, grad_subject);
+      add_span(spans, own, gradient_role, entry.name, true);
+      cleared_after.push_back(own_grad);
+    }
     if (grad_object == Py_None || entry.settings == Py_None) {
       // It is not written, and nothing else may write into it.
       add_span(spans, view(param_object, param_subject), parameter_role, entry.name, false);
@@ -266,9 +293,9 @@ std::vector<std::size_t> gather_and_step(const py::tuple& entries,
     const Array param = view_parameter(param_object, param_subject);
     const Array grad = view(grad_object, grad_subject);
     match(grad, param, grad_subject);
-    if (clear_grad) require_clearable(grad, grad_subject);
+    if (clears_it) require_clearable(grad, grad_subject);
     add_span(spans, param, parameter_role, entry.name, true);
-    add_span(spans, grad, gradient_role, entry.name, clear_grad);
+    add_span(spans, grad, gradient_role, entry.name, clears_it);
 
     const Rule& rule = kernels().rules[settings->rule];
     Step now{step_counts[i] + 1, settings->hyper.learning_rate, 1};
@@ -278,13 +305,9 @@ std::vector<std::size_t> gather_and_step(const py::tuple& entries,
     } else if (state_count(*settings)) {
       read_states(entry, *settings, now.t, param, tensor, spans);
     }
-    tensor.dtype = param.dtype;
-    tensor.size = param.size;
     tensor.param = param.data;
-    tensor.grad = grad.data;
-    if (std::optional<Layout> layout = layout_in_order_of(grad, param)) {
-      tensor.grad_layout = &layouts.emplace_back(std::move(*layout));
-    }
+    tensor.clear_grad = clears_it;
+    set_gradient(tensor, grad, param, layouts);
     if (rule.carried) {
       now.carried = carried_numbers[i];
       tensor.carried = carried_numbers + i;
@@ -308,10 +331,33 @@ std::vector<std::size_t> gather_and_step(const py::tuple& entries,
   {
     const Kernels& table = kernels();
     const py::gil_scoped_release release;
-    step(table, tensors, norms.norms, clear_grad, threads);
+    step(table, tensors, norms.norms, threads);
   }
+  for (PyObject* own : cleared_after) py::handle(own).attr("fill")(0);
   norms.publish();
   return missing;
+}
+
+void measure_rows(Norm& norm, const std::vector<py::tuple>& rows, int threads) {
+  std::vector<Tensor> tensors;
+  std::deque<Layout> layouts;
+  for (const py::tuple& row : rows) {
+    const py::object name = row[0], parameter = row[1], gradient = row[2];
+    const Subject subject{gradient_role, name.ptr()};
+    const Array param = view_parameter(parameter.ptr(), {parameter_role, name.ptr()});
+    const Array grad = view(gradient.ptr(), subject);
+    match(grad, param, subject);
+    Tensor tensor{};  // of the first norm
+    set_gradient(tensor, grad, param, layouts);
+    tensors.push_back(tensor);
+  }
+  std::vector<Norm> norms{norm};
+  {
+    const Kernels& table = kernels();
+    const py::gil_scoped_release release;
+    measure(table, tensors, norms, threads);
+  }
+  norm.value = norms[0].value;
 }
 
 }  // namespace roofstep

@@ -28,6 +28,11 @@ Settings make_settings(const std::string& rule, const pybind11::dict& fields, do
 // Throws, naming the parameter, unless the array could be stepped in place.
 void check_parameter(pybind11::handle array, pybind11::str name);
 
+// Throws unless the array could be the gradient of this parameter. The message begins with the role
+// and the name, which are those of a gradient if the role is empty.
+void check_gradient(pybind11::handle gradient, pybind11::handle parameter, pybind11::str name,
+                    const std::string& role);
+
 // Throws, naming the parameter, unless its gradient could be filled with zeros.
 void check_clearable(pybind11::handle gradient, pybind11::str name);
 
@@ -38,8 +43,9 @@ void exchange(const pybind11::tuple& pairs);
 // Steps every parameter that has a gradient. An entry is a tuple (name, parameter, Settings or
 // None, Norm or None, tuple of states or None); without Settings it is passed over. The states are
 // those of the rule in its order, then the averaged weights if there are any. A parameter is an
-// object with `data` and `grad`; `gradients` is None, or a tuple that stands in the place of the
-// `grad` attributes; `counts` (int64) and `carried` (float64) have a number for each entry.
+// object with `data` and `grad`; `gradients` is None, or a tuple that is read in the place of the
+// `grad` attributes, which alone are zeroed by `clear_grad`; `counts` (int64) and `carried`
+// (float64) have a number for each entry.
 //
 // Returns the indices of entries that have a gradient but no states yet, having written nothing
 // then; empty once the step is done.
@@ -48,5 +54,8 @@ std::vector<std::size_t> gather_and_step(const pybind11::tuple& entries,
                                          const pybind11::object& counts,
                                          const pybind11::object& carried, bool clear_grad,
                                          int threads);
+
+// Takes the norm over rows (name, parameter's array, gradient), as a step does before it clips.
+void measure_rows(Norm& norm, const std::vector<pybind11::tuple>& rows, int threads);
 
 }  // namespace roofstep

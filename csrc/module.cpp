@@ -75,10 +75,14 @@ PYBIND11_MODULE(_core, m) {
   py::class_<Norm>(m, "Norm", "One L2 norm over gradients, and its limit.")
       .def(py::init([](double limit) { return Norm{limit}; }), "limit"_a)
       .def_readonly("limit", &Norm::limit)
-      .def_readonly("value", &Norm::value, "The norm before clipping in the last step.");
+      .def_readonly("value", &Norm::value, "The norm before clipping in the last step.")
+      .def_property_readonly("factor", clip_factor, "What the gradients are multiplied by.")
+      .def("measure", measure_rows, "rows"_a, "threads"_a, "Takes it; see gather.hpp.");
 
   m.def("check_parameter", check_parameter, "array"_a, "name"_a,
         "Raises, naming the parameter, unless the array could be stepped in place.");
+  m.def("check_gradient", check_gradient, "gradient"_a, "parameter"_a, "name"_a, "role"_a = "",
+        "Raises, naming the parameter, unless the array could be its gradient.");
   m.def("check_clearable", check_clearable, "gradient"_a, "name"_a,
         "Raises, naming the parameter, unless its gradient could be filled with zeros.");
   m.def("exchange", exchange, "pairs"_a,

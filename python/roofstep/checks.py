@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
+import numpy as np
+
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 Check = Callable[[str, Any], Any]
@@ -54,6 +56,17 @@ def pair(name: str, value: Any, *intervals: str) -> tuple[float, float]:
     return low, high
 
 
+def rounded(name: str, value: float, dtype: np.dtype[Any]) -> Any:
+    """A number as a scalar of a dtype that can hold it: infinity times a zero would be NaN."""
+    with np.errstate(over="ignore"):
+        scalar = dtype.type(value)
+    if not np.isfinite(scalar):
+        raise ValueError(
+            f"{name}: expected a number that {dtype} can hold, got {value}; make it smaller"
+        )
+    return scalar
+
+
 def whole(name: str, value: object, least: int, most: float = math.inf) -> int:
     """An integer from `least` to `most`."""
     wanted = f"an int >= {least}" if most == math.inf else f"an int from {least} to {most}"
@@ -90,6 +103,15 @@ def function(name: str, value: F, example: str) -> F:
 def optional(check: Check) -> Check:
     """The check, or None."""
     return lambda name, value: None if value is None else check(name, value)
+
+
+def only_none(**arguments: object) -> None:
+    """Arguments that are there for Paddle's static graphs alone."""
+    for name, value in arguments.items():
+        if value is not None:
+            raise ValueError(
+                f"{name}: expected None, got {value!r}; it belongs to static graphs, leave it out"
+            )
 
 
 def sequence(name: str, values: Iterable[T]) -> tuple[T, ...]:

@@ -1,14 +1,67 @@
-"""Gradient clipping, done inside the pass that updates: the gradients are never written."""
+"""Gradient clipping: the built-in clips, which a step does inside its pass, and the user's base."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeGuard
 
-from roofstep import _core, checks
+import numpy as np
+
+from roofstep import _core, checks, threads
+from roofstep.gradients import as_pairs
+from roofstep.parameter import Parameter
+
+Array = np.ndarray[Any, Any]
+Pair = tuple[Parameter, Array]
 
 
 class ClipGradBase:
-    """What `Optimizer` asks of a clip: bounds for each element, or a norm with a limit.
+    """What every clip is: called with pairs of parameter and gradient, it returns new pairs.
+
+    For a clip of your own override ``_dygraph_clip(params_grads)`` and return pairs of the same
+    parameters; one that is left out, or has None, is not updated. Gradients have the shape and
+    dtype of ``parameter.data`` and must not be written. The step calls the clip once, with all the
+    parameters that have it and a gradient, over all groups, in the order of
+    `Optimizer.parameters`; also with those whose ``need_clip`` is False, which it should leave as
+    they are. Parameters with such a clip take longer: their gradients are made before the one pass.
+
+    Raises:
+        TypeError: ``_dygraph_clip`` is not overridden.
+
+    Example:
+        >>> import numpy as np, roofstep
+        >>> class ClipBySign(roofstep.ClipGradBase):
+        ...     def _dygraph_clip(self, params_grads):
+        ...         return [(p, np.sign(g) if p.need_clip else g) for p, g in params_grads]
+        >>> w = roofstep.Parameter(np.zeros(2))
+        >>> opt = roofstep.SGD(0.5, [w], grad_clip=ClipBySign())
+        >>> w.grad = np.array([3.0, -4.0])
+        >>> opt.step()
+        >>> w.data
+        array([-0.5,  0.5])
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Refuses a class that could not clip."""
+        if cls._dygraph_clip is ClipGradBase._dygraph_clip:
+            raise TypeError(
+                f"{cls.__name__}: expected a class that overrides _dygraph_clip(params_grads), got "
+                f"one that does not; override it, or use a built-in clip such as ClipGradByNorm"
+            )
+        return super().__new__(cls)
+
+    def __call__(self, params_grads: Iterable[tuple[Parameter, Array | None]]) -> list[Pair]:
+        """The pairs after clipping; see the class."""
+        return self._dygraph_clip(params_grads)
+
+    def _dygraph_clip(self, params_grads: Any) -> list[Any]:
+        """What a subclass overrides; the name is Paddle's."""
+        raise NotImplementedError
+
+
+class FusedClip(ClipGradBase):
+    """A clip that a step does inside its pass: bounds for each element, or a norm with a limit.
 
     The settings of a clip cannot be changed, since a step would not look at them again; put another
     clip in its place.
@@ -23,8 +76,66 @@ class ClipGradBase:
         """The norm that the next parameter's gradient counts in; ``shared`` holds those so far."""
         return None
 
+    def _dygraph_clip(self, params_grads: Any) -> list[Pair]:
+        """The pairs that have a gradient, what is clipped in new arrays.
 
-class ClipGradByValue(ClipGradBase):
+        The bits are those of a step. Gradients are never written; one that is not clipped comes
+        back as it is.
+
+        Raises:
+            TypeError, ValueError: there is another thing than pairs of a `Parameter` and an array
+                of its shape and dtype, or None.
+        """
+        pairs = as_pairs(params_grads)
+        for i, (parameter, gradient) in enumerate(pairs):
+            if not isinstance(parameter, Parameter):
+                raise TypeError(
+                    f"params_grads: expected a roofstep.Parameter first in pair {i}, got a "
+                    f"{type(parameter).__name__}; wrap the array, as in Parameter(array)"
+                )
+            if gradient is not None:
+                _core.check_gradient(gradient, parameter.data, parameter.name or f"param_{i}")
+        pairs = [(parameter, gradient) for parameter, gradient in pairs if gradient is not None]
+        shared: dict[ClipGradBase, _core.Norm] = {}
+        return self.apply(pairs, [self.norm(shared) for _ in pairs])
+
+    def apply(self, pairs: Sequence[Pair], norms: Sequence[_core.Norm | None]) -> list[Pair]:
+        """Takes the norms, one or None for each pair, and clips; the pairs have been checked."""
+        rows: dict[_core.Norm, list[tuple[str, Array, Array]]] = {}
+        for (parameter, gradient), norm in zip(pairs, norms, strict=True):
+            if norm is not None and parameter.need_clip:
+                row = (parameter.name or "", parameter.data, gradient)
+                rows.setdefault(norm, []).append(row)
+        for norm, of_norm in rows.items():
+            norm.measure(of_norm, threads.get_num_threads())
+        return [
+            (parameter, self._clipped(gradient, norm) if parameter.need_clip else gradient)
+            for (parameter, gradient), norm in zip(pairs, norms, strict=True)
+        ]
+
+    def _clipped(self, gradient: Array, norm: _core.Norm | None) -> Array:
+        """As in csrc/kernels.cpp: the factor, then the bounds."""
+        T = gradient.dtype.type
+        with np.errstate(all="ignore"):
+            if norm is not None and norm.factor != 1:
+                gradient = np.asarray(T(norm.factor) * gradient)
+            if self.bounds == (-math.inf, math.inf):
+                return gradient
+            low, high = map(T, self.bounds)
+            gradient = np.where(gradient < low, low, gradient)
+            return np.where(gradient > high, high, gradient)
+
+
+def is_fused(clip: ClipGradBase | None) -> TypeGuard[FusedClip]:
+    """Whether a step can do it inside its pass: a subclass may do otherwise than its base."""
+    return (
+        isinstance(clip, FusedClip)
+        and type(clip)._dygraph_clip is FusedClip._dygraph_clip
+        and type(clip).__call__ is FusedClip.__call__
+    )
+
+
+class ClipGradByValue(FusedClip):
     """Limits each element of a gradient to ``[min, max]``; NaN stays NaN.
 
     Args:
@@ -67,7 +178,7 @@ class ClipGradByValue(ClipGradBase):
         return f"ClipGradByValue(max={self.max}, min={self.min})"
 
 
-class ClipGradByNorm(ClipGradBase):
+class ClipGradByNorm(FusedClip):
     """Scales each parameter's gradient by itself to an L2 norm of at most ``clip_norm``.
 
     ``g * clip_norm / norm`` where ``norm = ||g|| > clip_norm``, else ``g``. The factor is computed
@@ -81,9 +192,14 @@ class ClipGradByNorm(ClipGradBase):
         ValueError: ``clip_norm`` is not above 0.
 
     Example:
-        >>> import roofstep
-        >>> roofstep.ClipGradByNorm(2)
-        ClipGradByNorm(clip_norm=2.0)
+        >>> import numpy as np, roofstep
+        >>> clip = roofstep.ClipGradByNorm(2.5)
+        >>> clip
+        ClipGradByNorm(clip_norm=2.5)
+        >>> w = roofstep.Parameter(np.zeros(2))
+        >>> [(_, gradient)] = clip([(w, np.array([3.0, 4.0]))])
+        >>> gradient
+        array([1.5, 2. ])
     """
 
     def __init__(self, clip_norm: float) -> None:
@@ -102,7 +218,7 @@ class ClipGradByNorm(ClipGradBase):
         return f"ClipGradByNorm(clip_norm={self.clip_norm})"
 
 
-class ClipGradByGlobalNorm(ClipGradBase):
+class ClipGradByGlobalNorm(FusedClip):
     """Scales all gradients by one factor, to an L2 norm over all of them of at most ``clip_norm``.
 
     ``g * clip_norm / norm`` where ``norm = sqrt(sum ||g||^2) > clip_norm``, else ``g``; no epsilon.
@@ -155,6 +271,7 @@ def as_clip(name: str, value: object) -> ClipGradBase | None:
     if value is None or isinstance(value, ClipGradBase):
         return value
     raise TypeError(
-        f"{name}: expected None, ClipGradByGlobalNorm, ClipGradByNorm or ClipGradByValue, got "
-        f"{value!r}; a global norm of at most 1 is roofstep.ClipGradByGlobalNorm(1.0)"
+        f"{name}: expected None, ClipGradByGlobalNorm, ClipGradByNorm, ClipGradByValue or one of "
+        f"a subclass of ClipGradBase, got {value!r}; a global norm of at most 1 is "
+        f"roofstep.ClipGradByGlobalNorm(1.0)"
     )

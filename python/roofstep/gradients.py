@@ -65,15 +65,15 @@ def as_row(argument: str, which: Any) -> list[Any] | None:
     return list(which)
 
 
-def as_pairs(pairs: Any) -> list[tuple[Any, Any]]:
+def as_pairs(pairs: Any, name: str = "params_grads") -> list[tuple[Any, Any]]:
     """The pairs as a list; TypeError if they are none."""
     row = isinstance(pairs, Iterable) and not isinstance(pairs, Mapping)
     found: list[tuple[Any, Any]] = list(pairs) if row else [pairs]
     for pair in found:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise TypeError(
-                f"params_grads: expected a list of pairs (parameter, gradient), got a "
-                f"{type(pair).__name__} in it; pass [(parameter, gradient), ...]"
+                f"{name}: expected a list of pairs (parameter, gradient), got a "
+                f"{type(pair).__name__} in it; make it [(parameter, gradient), ...]"
             )
     return found
 

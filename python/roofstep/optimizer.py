@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from roofstep import _core, checks, groups, plan, state, threads
+from roofstep import _core, checks, custom, groups, plan, state, threads
 from roofstep.clip import ClipGradBase, as_clip
 from roofstep.gradients import Directory, Gradients, as_pairs, as_row, differentiate
 from roofstep.parameter import Parameter
-from roofstep.regularizer import as_regularizer
+from roofstep.regularizer import FusedDecay, as_regularizer
 
 Array = np.ndarray[Any, Any]
 Pair = tuple[Parameter, Array]
@@ -36,10 +36,11 @@ class Optimizer:
             ``learning_rate`` (a factor), ``weight_decay``, ``grad_clip`` and the rule's own
             settings. In a group an absent key means the optimizer's value, None means none. None
             leaves the parameters to `minimize` or `apply_gradients`.
-        weight_decay: a number (L2), `L1Decay`, `L2Decay`, or None. It is added to the gradient
-            after clipping; a parameter's own regularizer wins over it.
-        grad_clip: `ClipGradByGlobalNorm`, `ClipGradByNorm`, `ClipGradByValue`, or None. Parameters
-            with ``need_clip=False`` are left out.
+        weight_decay: a number (L2), `L1Decay`, `L2Decay`, a `WeightDecayRegularizer` of your own,
+            or None. It is added to the gradient after clipping; a parameter's own regularizer wins
+            over it.
+        grad_clip: `ClipGradByGlobalNorm`, `ClipGradByNorm`, `ClipGradByValue`, a `ClipGradBase` of
+            your own, or None. Parameters with ``need_clip=False`` are left out.
         name: shown in the repr.
 
     Attributes:
@@ -113,7 +114,9 @@ class Optimizer:
     ) -> tuple[float, float, float]:
         """The coefficients l1 and l2 of coupled decay, and that of decoupled decay."""
         regularizer = parameter.regularizer or group.get("weight_decay")
-        return (regularizer.l1, regularizer.l2, 0.0) if regularizer else (0.0, 0.0, 0.0)
+        if not isinstance(regularizer, FusedDecay):
+            return (0.0, 0.0, 0.0)
+        return (regularizer.l1, regularizer.l2, 0.0)
 
     def _adapts(self, group: Mapping[str, Any], l2: float, decay: float) -> bool:
         """Whether the rule's trust ratio is taken, for a parameter with these decays."""
@@ -216,8 +219,12 @@ class Optimizer:
             )
         learning_rate = self.get_lr()  # asked first and once: a schedule may do as it likes
         with self._alone():
+            current = self._current_plan()
+            measured: list[_core.Norm] = []
+            if current.tasks:
+                row = gradients or [p.grad for p in self._parameters.values()]
+                gradients, measured = custom.prepare(current.tasks, row, clear_grad)
             while True:
-                current = self._current_plan()
                 for kind in current.kinds:
                     factor = checks.non_negative(
                         "learning_rate of a group", kind.group["learning_rate"]
@@ -234,7 +241,8 @@ class Optimizer:
                 if not missing:
                     break
                 self._create_states(missing)
-            self._norms = current.norms
+                current = self._current_plan()
+            self._norms = current.norms + measured if measured else current.norms
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -392,7 +400,7 @@ class Optimizer:
         Raises:
             TypeError, ValueError: see `minimize`.
         """
-        _only_none(startup_program=startup_program, callbacks=callbacks)
+        checks.only_none(startup_program=startup_program, callbacks=callbacks)
         with self._moving(parameters, no_grad_set) as chosen:
             gradients, _ = differentiate(loss, self._parameters, chosen)
             return self._pairs(gradients, chosen)
@@ -455,7 +463,7 @@ class Optimizer:
             >>> w.data
             array([0.375])
         """
-        _only_none(startup_program=startup_program)
+        checks.only_none(startup_program=startup_program)
         with self._moving(parameters, no_grad_set) as chosen:
             gradients, obtained = differentiate(loss, self._parameters, chosen)
             try:
@@ -678,11 +686,3 @@ class Optimizer:
 
     clear_gradients = clear_grad
     load_state_dict = set_state_dict
-
-
-def _only_none(**arguments: object) -> None:
-    for name, value in arguments.items():
-        if value is not None:
-            raise ValueError(
-                f"{name}: expected None, got {value!r}; it belongs to static graphs, leave it out"
-            )

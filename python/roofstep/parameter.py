@@ -19,8 +19,8 @@ class ParamAttr:
         name: the parameter's name, under which its states are kept; None leaves it to the
             parameter or the optimizer.
         learning_rate: a factor on the optimizer's (and the group's) learning rate, >= 0.
-        regularizer: `L1Decay`, `L2Decay` or a number (L2): wins over the optimizer's
-            ``weight_decay``; None takes the optimizer's.
+        regularizer: `L1Decay`, `L2Decay`, a `WeightDecayRegularizer` of your own or a number (L2):
+            wins over the optimizer's ``weight_decay``; None takes the optimizer's.
         need_clip: False leaves the gradient out of ``grad_clip`` and out of its norm.
         trainable: False leaves the parameter as it is, whatever gradient it holds.
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from roofstep import _core
-from roofstep.clip import ClipGradBase
+from roofstep import _core, custom
+from roofstep.clip import ClipGradBase, is_fused
 from roofstep.parameter import Parameter
 
 Array = np.ndarray[Any, Any]
@@ -72,6 +72,7 @@ class Plan:
     keeps: dict[str, Keeps]  # by the name of the parameter
     kinds: list[Kind]
     norms: list[_core.Norm]
+    tasks: dict[int, custom.Task]  # by the position of the parameter; nearly always none
     _sources: list[Any]
 
     def holds_for(self, groups: Iterable[Group]) -> bool:
@@ -82,7 +83,7 @@ class Plan:
 
 def make(
     family: Family,
-    groups: Iterable[Group],
+    groups: Sequence[Group],
     parameters: Mapping[str, Parameter],
     states: Mapping[str, Mapping[str, Array]],
 ) -> Plan:
@@ -97,6 +98,8 @@ def make(
     kinds: dict[tuple[Any, ...], Kind] = {}
     shared_norms: dict[ClipGradBase, _core.Norm] = {}
     norms: dict[int, _core.Norm] = {}
+    tasks: dict[str, custom.Task] = {}
+    left_to_python = custom.clips(groups)
     for group in groups:
         rule = family._rule(group)
         fields = family._fields(group)
@@ -113,14 +116,21 @@ def make(
             if not parameter.trainable:
                 entries[name] = (name, parameter, None, None, None)
                 continue
-            clip = group["grad_clip"] if parameter.need_clip else None
-            norm = clip.norm(shared_norms) if clip else None
+            clip = custom.clip_of(group, parameter)
+            l1, l2, decay = family._decays(group, name, parameter)
+            scale = group.get("rescale_grad", 1.0)
+            regularizer = custom.regularizer_of(group, parameter)
+            if regularizer is not None or id(clip) in left_to_python:
+                tasks[name] = custom.Task(name, parameter, clip, scale, regularizer)
+                clip = None
+            if regularizer is not None:
+                l1, l2, scale = 0.0, 0.0, 1.0
+            norm = clip.norm(shared_norms) if is_fused(clip) else None
             if norm is not None:
                 norms[id(norm)] = norm
-            low, high = clip.bounds if clip else (-math.inf, math.inf)
-            l1, l2, decay = family._decays(group, name, parameter)
+            low, high = clip.bounds if is_fused(clip) else (-math.inf, math.inf)
             multiplier = family._multiplier(name, parameter)
-            key = (id(group), l1, l2, decay, low, high, multiplier)
+            key = (id(group), l1, l2, decay, low, high, scale, multiplier)
             if key not in kinds:
                 settings = _core.Settings(
                     rule,
@@ -128,7 +138,7 @@ def make(
                     l1=l1,
                     l2=l2,
                     decay=decay,
-                    scale=group.get("rescale_grad", 1.0),
+                    scale=scale,
                     clip_min=low,
                     clip_max=high,
                     adapts=family._adapts(group, l2, decay),
@@ -147,6 +157,7 @@ def make(
         keeps,
         list(kinds.values()),
         list(norms.values()),
+        {i: tasks[name] for i, name in enumerate(parameters) if name in tasks},
         _sources(groups),
     )
 

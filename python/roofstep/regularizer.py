@@ -2,11 +2,64 @@
 
 from __future__ import annotations
 
-from roofstep import checks
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from roofstep import _core, checks
+
+if TYPE_CHECKING:
+    from roofstep.parameter import Parameter
+
+Array = np.ndarray[Any, Any]
 
 
 class WeightDecayRegularizer:
-    """What is added to a gradient to keep weights small: the base of `L1Decay` and `L2Decay`.
+    """What every regularizer is: called with a parameter, it returns a term for its gradient.
+
+    For one of your own override ``__call__(param, grad, block=None)``: ``param.data`` is the array
+    of the `Parameter`, ``grad`` its gradient after clipping; neither must be written. The term has
+    their shape and dtype and is added to the gradient. Parameters with such a regularizer take
+    longer: their gradients are made before the one pass.
+
+    Raises:
+        TypeError: ``__call__`` is not overridden.
+
+    Example:
+        >>> import numpy as np, roofstep
+        >>> class DecayTowardsOne(roofstep.WeightDecayRegularizer):
+        ...     def __call__(self, param, grad, block=None):
+        ...         return 0.5 * (param.data - 1)
+        >>> w = roofstep.Parameter(np.array([1.0, 3.0]))
+        >>> opt = roofstep.SGD(0.5, [w], weight_decay=DecayTowardsOne())
+        >>> w.grad = np.zeros(2)
+        >>> opt.step()
+        >>> w.data
+        array([1. , 2.5])
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Refuses a class that could not decay."""
+        if cls.__call__ is WeightDecayRegularizer.__call__:
+            raise TypeError(
+                f"{cls.__name__}: expected a class that overrides __call__(param, grad, block), "
+                f"got one that does not; override it, or use L1Decay or L2Decay"
+            )
+        return super().__new__(cls)
+
+    def __call__(self, param: Parameter, grad: Array | None, block: None = None) -> Array:
+        """The term that is added to the gradient.
+
+        Args:
+            param: the parameter.
+            grad: its gradient, after clipping.
+            block: of static graphs; None.
+        """
+        raise NotImplementedError
+
+
+class FusedDecay(WeightDecayRegularizer):
+    """A regularizer that a step does inside its pass.
 
     Args:
         coeff: the factor of the term; a finite number.
@@ -30,11 +83,26 @@ class WeightDecayRegularizer:
         """The factor of the parameter in what is added to the gradient."""
         return 0.0
 
+    def __call__(self, param: Parameter, grad: Array | None = None, block: None = None) -> Array:
+        """The term that is added to the gradient, a new array."""
+        checks.only_none(block=block)
+        _core.check_parameter(param.data, getattr(param, "name", None) or "param")
+        # A factor of 0 takes the sign: an infinite parameter then has no NaN as its term.
+        values = param.data if self.l2 else np.sign(param.data)
+        factor = checks.rounded("coeff", self.l1 + self.l2, values.dtype)
+        with np.errstate(all="ignore"):
+            return np.asarray(factor * values)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}(coeff={self.coeff})"
 
 
-class L1Decay(WeightDecayRegularizer):
+def is_fused(regularizer: object) -> bool:
+    """Whether a step can do it inside its pass: a subclass may do otherwise than its base."""
+    return isinstance(regularizer, FusedDecay) and type(regularizer).__call__ is FusedDecay.__call__
+
+
+class L1Decay(FusedDecay):
     """Adds ``coeff * sign(parameter)`` to the gradient, with ``sign(0) = 0``.
 
     Args:
@@ -60,7 +128,7 @@ class L1Decay(WeightDecayRegularizer):
         return self.coeff
 
 
-class L2Decay(WeightDecayRegularizer):
+class L2Decay(FusedDecay):
     """Adds ``coeff * parameter`` to the gradient (no factor 1/2); a plain float means the same.
 
     Args:
@@ -78,6 +146,8 @@ class L2Decay(WeightDecayRegularizer):
         >>> opt.step()
         >>> w.data
         array([ 1.75, -1.75])
+        >>> roofstep.L2Decay(0.25)(w, w.grad)
+        array([ 0.4375, -0.4375])
     """
 
     @property
@@ -87,13 +157,13 @@ class L2Decay(WeightDecayRegularizer):
 
 
 def as_regularizer(name: str, value: object) -> WeightDecayRegularizer | None:
-    """None, an `L1Decay` or `L2Decay` as it is, or a number as an `L2Decay`."""
-    if value is None or isinstance(value, (L1Decay, L2Decay)):
+    """None or a regularizer as it is, or a number as an `L2Decay`."""
+    if value is None or isinstance(value, WeightDecayRegularizer):
         return value
     try:
         return L2Decay(checks.real(name, value))
     except TypeError:
         raise TypeError(
-            f"{name}: expected None, a number, L1Decay or L2Decay, got {value!r}; "
-            f"a number c means L2Decay(c)"
+            f"{name}: expected None, a number, L1Decay, L2Decay or one of a subclass of "
+            f"WeightDecayRegularizer, got {value!r}; a number c means L2Decay(c)"
         ) from None

@@ -447,6 +447,22 @@ def test_one_global_norm_over_all_groups() -> None:
     assert step(Paddles) == [1 - 2.5, 1 - 2.5]
     assert step(Ours) == [1 - 1.5, 1 - 2.0]
 
+    def calls(side: Side) -> list[list[str]]:
+        """What a clip of the user's own is called with."""
+        seen = []
+
+        class Watching(side.library.ClipGradBase):  # type: ignore[misc, name-defined]
+            def _dygraph_clip(self, params_grads: Any) -> Any:
+                seen.append([p.name for p, _ in params_grads])
+                return params_grads
+
+        groups = [{"params": [one(side, name=name)]} for name in "ab"]
+        optimizer(side, "SGD", groups, grad_clip=Watching()).step()
+        return seen
+
+    assert calls(Paddles) == [["a"], ["b"]]
+    assert calls(Ours) == [["a", "b"]]
+
 
 def test_gradients_are_read_and_not_written() -> None:
     for side, left in ((Paddles, 1.0), (Ours, 4.0)):

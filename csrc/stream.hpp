@@ -1,0 +1,15 @@
+// The roof that an update is measured against: its traffic and hardly any arithmetic. Included
+// inside each ISA's namespace.
+
+template <std::size_t... U, std::size_t... R>
+float stream(float* const* updated, const float* const* read, std::size_t n,
+             std::index_sequence<U...>, std::index_sequence<R...>) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (std::size_t i = 0; i < n; ++i) {
+    const float x = (0.0f + ... + read[R][i]);
+    ((updated[U][i] = updated[U][i] * 0.5f + x), ...);
+    if constexpr (sizeof...(U) == 0) sum += x;
+  }
+  return sum;
+}
