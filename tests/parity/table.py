@@ -132,6 +132,7 @@ FAMILIES = {
         {"lazy_mode": "no-sparse-gradients"},
         numbers=POWERS,
     ),
+    # The widest apart, by up to 8e-7: Paddle rounds 1 - rate * decay, then what that leaves of p.
     "AdamW": Family(
         RATE | BETAS | {"weight_decay": 0.125},
         COMMON

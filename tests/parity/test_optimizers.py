@@ -89,27 +89,24 @@ def groups(
     return [(part, setting) for part, setting in zip(parts, settings, strict=True) if part]
 
 
-def held(ours: Ours, paddles: Paddles, family: Family, settings: dict[str, Any]) -> None:
+def held(ours: Ours, paddles: Paddles, cls: str, settings: dict[str, Any]) -> None:
     """Compares all states: arrays with arrays, Paddle's running numbers with their formulas."""
+    numbers = FAMILIES[cls].numbers
     own, theirs = ours.states(), paddles.states()
     counts = {name: int(own[name, "step"]) for name, s in own if s == "step"}
     assert counts.keys() == {name for name, _ in theirs} or not theirs
     for key, expected in theirs.items():
         name, state = key
         value: Any
-        if state in family.numbers:
-            value = np.full(expected.shape, family.numbers[state](settings, counts[name]))
+        if state in numbers:
+            value = np.full(expected.shape, numbers[state](settings, counts[name]))
         elif key in own:
             value = np.broadcast_to(own[key], expected.shape)
         else:
-            assert (cls_of(family), state) == ("RMSProp", "mean_grad")  # kept, and not used
+            assert (cls, state) == ("RMSProp", "mean_grad")  # kept, and not used
             value = np.zeros(expected.shape)
         close({key: value}, {key: expected}, ours.dtype, "as a state")
     assert {s for _, s in own} <= {s for _, s in theirs} | {"step"}
-
-
-def cls_of(family: Family) -> str:
-    return next(cls for cls, one in FAMILIES.items() if one is family)
 
 
 def combinations(options: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -134,7 +131,7 @@ def test_options(cls: str, options: dict[str, Any], dtype: str) -> None:
     settings = family.base | options
     ours, paddles = both(cls, settings, dtype, family.names)
     agree(ours, paddles)
-    held(ours, paddles, family, settings)
+    held(ours, paddles, cls, settings)
 
 
 PRODUCT = [
@@ -288,4 +285,4 @@ def test_methods(cls: str, act: Act, dtype: str) -> None:
         settings["learning_rate"] = Made("lr.NaturalExpDecay", 2**-7, gamma=0.125)
     ours, paddles = both(cls, settings, dtype, family.names)
     agree(ours, paddles, act=act)
-    held(ours, paddles, family, settings)
+    held(ours, paddles, cls, settings)

@@ -74,7 +74,7 @@ def test_state(cls: str, way: Any, dtype: str, tmp_path: Path) -> None:
         ours, paddles = both(cls, settings, dtype, family.names)
         last(paddles, BEFORE)
         goes_on(ours, paddles, way(paddles.optimizer.state_dict(), tmp_path), step)
-        held(ours, paddles, family, settings)
+        held(ours, paddles, cls, settings)
 
 
 @pytest.mark.parametrize("dtype", BARS)
