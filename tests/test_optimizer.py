@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import json
 import pickle
 import re
 from collections.abc import Callable, Iterable
@@ -76,9 +77,16 @@ def train(optimizer: rs.Optimizer, *seeds: int) -> None:
         optimizer.step()
 
 
+def arrays(saved: dict[str, Any]) -> dict[str, Any]:
+    """A state dict without settings."""
+    return {k: v for k, v in saved.items() if isinstance(v, np.ndarray)}
+
+
 def plain(saved: dict[str, Any]) -> dict[str, Any]:
     """A state dict that can be compared."""
-    return {k: v if isinstance(v, dict) else (v.dtype, v.tolist()) for k, v in saved.items()}
+    return {
+        k: (v.dtype, v.tolist()) if isinstance(v, np.ndarray) else v for k, v in saved.items()
+    }
 
 
 # Parameters and names --------------------------------------------------------------------------
@@ -132,7 +140,7 @@ def test_names(given: list[Any], names: list[str]) -> None:
         for p in optimizer.parameters:
             p.grad = vector(1.0)
         optimizer.step()
-        assert [*optimizer.state_dict()] == [
+        assert [*arrays(optimizer.state_dict())] == [
             f"{n}_{s}_0" for n in names for s in ("velocity", "step")
         ]
 
@@ -279,14 +287,14 @@ def test_settings_may_be_edited_between_steps(
     plainly = kind(parameters=[r])
     train(edited, 1)
     train(plainly, 1)
-    given.set_state_dict(edited.state_dict())
+    given.set_state_dict(arrays(edited.state_dict()))
     q.data[:] = p.data
     edited.param_groups[0].update(edit)
     train(edited, 2)
     train(given, 2)
     assert p.data.tobytes() == q.data.tobytes()
 
-    plainly.set_state_dict(edited.state_dict())
+    plainly.set_state_dict(arrays(edited.state_dict()))
     r.data[:] = p.data
     for key in edit:
         del edited.param_groups[0][key]
@@ -448,7 +456,7 @@ def test_without_gradient_nothing_happens_and_each_counts_its_own_steps(name: st
         alone.grad = b.grad
         optimizer.step()
         other.step()
-    saved = optimizer.state_dict()
+    saved = arrays(optimizer.state_dict())
     assert {k: int(v) for k, v in saved.items() if "step" in k} == {"a_step_0": 3, "b_step_0": 2}
     assert {k[0] for k in saved} == {"a", "b"}
     assert bits([b, c, d]) == bits([alone, *(rs.Parameter(array(5)) for _ in "cd")])
@@ -867,11 +875,11 @@ def test_states_loaded_while_a_schedule_is_asked_are_the_ones_stepped() -> None:
     p = one("p")
     optimizer = rs.Momentum(0.5, 0.5, [p])
     optimizer.step()
-    saved = optimizer.state_dict()
+    saved = arrays(optimizer.state_dict())
     optimizer.step()
     optimizer.set_lr_scheduler(Meddler(lambda: optimizer.set_state_dict(saved)))
     optimizer.step()
-    assert plain(optimizer.state_dict()) == {
+    assert plain(arrays(optimizer.state_dict())) == {
         "p_velocity_0": (np.dtype("f4"), [1.5]),
         "p_step_0": (np.dtype("i8"), 2),
     }
@@ -949,17 +957,19 @@ def test_training_resumes_bit_for_bit(make: Make, way: Callable[[Any], Any]) -> 
     assert plain(optimizer.state_dict()) == plain(again.state_dict())
 
 
-def test_a_state_dict_survives_numpys_own_file() -> None:
+def test_a_state_dict_survives_numpys_own_file_and_json() -> None:
     params = several()
     optimizer = rs.Adam(parameters=params)
     train(optimizer, 1, 2)
-    before = plain(optimizer.state_dict())
+    saved = optimizer.state_dict()
+    before = plain(saved)
     file = io.BytesIO()
-    np.savez(file, **optimizer.state_dict())
+    np.savez(file, **arrays(saved))
+    text = json.dumps({k: v for k, v in saved.items() if k not in arrays(saved)})
     train(optimizer, 3)
     file.seek(0)
-    with np.load(file) as saved:
-        optimizer.set_state_dict(saved)
+    with np.load(file) as loaded:
+        optimizer.set_state_dict({**loaded, **json.loads(text)})
     assert plain(optimizer.state_dict()) == before
 
 
@@ -973,12 +983,14 @@ def test_states_are_saved_under_the_names_of_parameters() -> None:
     }
     for name, states in expected.items():
         optimizer = OPTIMIZERS[name]([p])
-        assert optimizer.state_dict() == {}
+        assert arrays(optimizer.state_dict()) == {}
         train(optimizer, 1)
-        saved = optimizer.state_dict()
+        saved = arrays(optimizer.state_dict())
         assert [*saved] == [f"w_{s}_0" for s in (*states, "step")]
         assert all(saved[f"w_{s}_0"].dtype == p.data.dtype for s in states)
-    assert [*rs.SGD(StepDecay(0.5, 1), [p]).state_dict()] == ["LR_Scheduler"]
+    settings = ["defaults", "param_groups", "grad_clips"]
+    assert [*rs.SGD(0.5, [p]).state_dict()] == ["learning_rate", *settings]
+    assert [*rs.SGD(StepDecay(0.5, 1), [p]).state_dict()] == ["LR_Scheduler", *settings]
 
 
 def test_states_are_copied_out_and_in() -> None:
@@ -1009,9 +1021,9 @@ def test_parameters_that_a_state_dict_leaves_out_begin_anew() -> None:
     params = [one("a"), one("b")]
     optimizer = rs.Momentum(0.25, 0.5, params)
     optimizer.step()
-    saved = {k: v for k, v in optimizer.state_dict().items() if k[0] == "a"}
+    saved = {k: v for k, v in arrays(optimizer.state_dict()).items() if k[0] == "a"}
     optimizer.set_state_dict(saved)
-    assert plain(optimizer.state_dict()) == plain(saved)
+    assert plain(arrays(optimizer.state_dict())) == plain(saved)
     optimizer.step()
     after = optimizer.state_dict()
     assert [int(after[k]) for k in ("a_step_0", "b_step_0")] == [2, 1]
@@ -1061,7 +1073,7 @@ def test_the_order_of_groups_may_change(edit: str) -> None:
                 else:
                     optimizer.param_groups[0]["params"] = (b, a)
             optimizer.step()
-        saved = optimizer.state_dict()
+        saved = arrays(optimizer.state_dict())
         results.append(
             [*(p.data.tolist() for p in params), {k: v.tolist() for k, v in saved.items()}]
         )

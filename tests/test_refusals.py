@@ -110,7 +110,7 @@ class World:
         self.optimizer.step()
         saved = self.optimizer.state_dict()
         return {
-            **{key: saved[key].tobytes() for key in sorted(saved)},
+            **{k: v.tobytes() if isinstance(v, np.ndarray) else v for k, v in saved.items()},
             **{str(p.name): p.data.tobytes() for p in self.params},
             "norm": self.optimizer.last_grad_norm,
         }
@@ -845,7 +845,10 @@ BAD_STATES: Table = {
 @table(BAD_STATES)
 def test_state_dicts(bad: Any, error: Error, pattern: str) -> None:
     world = World()
-    saved = {k: v + (v.dtype.kind == "f") for k, v in world.optimizer.state_dict().items()}
+    saved = world.optimizer.state_dict()
+    for value in saved.values():
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+            value += 1
     with world.nothing_written(), refused(error, pattern):
         world.optimizer.set_state_dict(bad(saved))
 
@@ -861,7 +864,5 @@ def test_a_schedule_that_refuses_its_state_leaves_the_states() -> None:
         with refused((TypeError, ValueError), "LR_Scheduler|last_epoch"):
             optimizer.set_state_dict(bad)
         after = optimizer.state_dict()
-        assert after.pop("LR_Scheduler") == before["LR_Scheduler"]
-        assert {k: v.tolist() for k, v in after.items()} == {
-            k: v.tolist() for k, v in before.items() if k != "LR_Scheduler"
-        }
+        assert [*after] == [*before]
+        assert all(np.array_equal(after[k], before[k]) for k in before)

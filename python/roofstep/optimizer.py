@@ -166,7 +166,7 @@ class Optimizer:
         Example:
             >>> import numpy as np, roofstep
             >>> body, head = roofstep.Parameter(np.zeros(3)), roofstep.Parameter(np.zeros(2))
-            >>> opt = roofstep.Adam(0.001, [head])
+            >>> opt = roofstep.Adam(0.001, parameters=[head])
             >>> opt.add_param_group({"params": [body], "learning_rate": 0.1})  # thawed, and slower
             >>> len(opt.parameters)
             2

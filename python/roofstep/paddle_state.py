@@ -81,7 +81,7 @@ def sort(
     saved = {entry: value for entry, value in saved.items() if entry != _BOOKKEEPING}
     if saved.pop("master_weights", None) is not None:
         problems.append(
-            "'master_weights' is there, of parameters in half precision; these are their own"
+            "'master_weights' is there: the state is that of float16 or bfloat16 parameters"
         )
     forms = {name: _FORMS[rule] for name, (rule, _) in rules.items()}
     required = {name: form.required(keeps[name]) for name, form in forms.items()}
@@ -192,9 +192,10 @@ def _updates(power: float, dtype: str, begin: float, beta: float) -> tuple[int, 
     nearest: tuple[float, int, bool] | None = None
     for factor in dict.fromkeys((beta, float(np.float32(beta)))):
         for held, count, stands in _around(power, np.dtype(dtype).type, begin, factor):
-            both_vanish = max(held, power) < np.finfo(dtype).tiny
-            off = 0.0 if held == power or both_vanish else abs(held - power) / max(held, power)
-            if (not stands or both_vanish) and (nearest is None or off < nearest[0]):
+            vanished = stands and max(held, power) < np.finfo(dtype).tiny
+            off = 0.0 if held == power or vanished else abs(held - power) / max(held, power)
+            # A factor that was rounded to 1 stands at once, and tells nothing.
+            if (vanished or not stands) and (nearest is None or off < nearest[0]):
                 nearest = (off, count, stands)
     if nearest is None or nearest[0] > min(1e-3, (1 - beta) / 4):
         return None

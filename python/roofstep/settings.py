@@ -167,7 +167,7 @@ class Reader:
             if key == "params" or _is_function(value):
                 continue
             if key in saved:
-                found[key] = self._setting(f"{what}: {key!r}", key, saved[key], value)
+                found[key] = self._setting(what, key, saved[key], value)
             elif value is not None:  # else a function may have been there
                 self._problems.append(f"{what}: {key!r} is missing")
         return found
@@ -178,7 +178,8 @@ class Reader:
                 return self._clip(saved, current)
             return self._same(key, saved, current)
         except (TypeError, ValueError) as error:
-            self._problems.append(f"{what}: {error}")
+            text = str(error)  # begins with the setting, or with an argument of a clip or decay
+            self._problems.append(f"{what}: {text if text.startswith(key) else f'{key}: {text}'}")
             return current
 
     def _clip(self, place: Any, current: Any) -> Any:
