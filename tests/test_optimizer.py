@@ -84,9 +84,7 @@ def arrays(saved: dict[str, Any]) -> dict[str, Any]:
 
 def plain(saved: dict[str, Any]) -> dict[str, Any]:
     """A state dict that can be compared."""
-    return {
-        k: (v.dtype, v.tolist()) if isinstance(v, np.ndarray) else v for k, v in saved.items()
-    }
+    return {k: (v.dtype, v.tolist()) if isinstance(v, np.ndarray) else v for k, v in saved.items()}
 
 
 # Parameters and names --------------------------------------------------------------------------
@@ -238,6 +236,58 @@ def test_in_a_group_absent_means_the_optimizers_and_none_means_none(
         d.grad = array(7, seed=100 * seed + 1)
         apart.step()
     assert bits([a, b]) == bits([c, d])
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_a_group_added_later_is_like_one_given_at_once(steps: int) -> None:
+    """Its parameters have made no step; the others go on as if nothing had been added."""
+    a, b, c, d, e = (rs.Parameter(array(5), n) for n in ("a", "b", "c", "b", "c"))
+    late = {"params": [b, c], "beta1": 0.5, "learning_rate": 2}
+    options = {"grad_clip": rs.ClipGradByNorm(0.5), "amsgrad": True}
+    optimizer = rs.Adam(parameters=[a], **options)
+    for seed in range(steps):
+        a.grad = array(5, seed=seed)
+        optimizer.step()
+    before = a.data.copy()
+    optimizer.add_param_group(late)
+    assert late == {"params": [b, c], "beta1": 0.5, "learning_rate": 2}
+    assert optimizer.parameters == (a, b, c)
+    alone = rs.Adam(parameters=[{**late, "params": (d, e)}], **options)
+    for seed in (7, 8):
+        for p in (b, c, d, e):
+            p.grad = array(5, seed=seed)
+        a.grad = None
+        optimizer.step()
+        alone.step()
+    assert bits([b, c]) == bits([d, e])
+    assert a.data.tobytes() == before.tobytes()
+    saved = optimizer.state_dict()
+    assert [int(saved.get(f"{n}_step_0", 0)) for n in "abc"] == [steps, 2, 2]
+
+
+def test_an_optimizer_without_parameters_may_get_groups() -> None:
+    p, q = one(), one()
+    optimizer = rs.SGD(0.5)
+    optimizer.add_param_group({"params": p, "learning_rate": 0.5})
+    optimizer.add_param_group({"params": [q.data]})
+    assert [*optimizer._parameters] == ["param_0", "param_1"]
+    optimizer.step()
+    assert p.data == 0.75
+
+
+def test_layerwise_decay_multiplies_from_the_output_down() -> None:
+    a, b, c, d, e = (one(n) for n in "abcde")
+    group = {"params": [c], "learning_rate": 3, "weight_decay": 0.5}
+    layers = (a.data, [b], [group, {"params": d}], e)
+    found = rs.layerwise_lr_decay(layers, 0.5)
+    assert [g["learning_rate"] for g in found] == [0.125, 0.25, 1.5, 0.5, 1.0]
+    assert found[0]["params"][0].data is a.data
+    assert [g["params"] for g in found[1:]] == [(b,), (c,), (d,), (e,)]
+    assert found[2]["weight_decay"] == 0.5
+    assert group == {"params": [c], "learning_rate": 3, "weight_decay": 0.5}
+    rs.SGD(1.0, found).step()
+    assert [float(p.data[0]) for p in (b, c, d, e)] == [0.75, 1 - 1.5 * 1.5, 0.5, 0.0]
+    assert [g["learning_rate"] for g in rs.layerwise_lr_decay([a, b], 1)] == [1.0, 1.0]
 
 
 def test_a_groups_learning_rate_is_a_factor_beside_the_parameters_own() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import json
 import pickle
 import re
@@ -314,7 +316,10 @@ def refusal(change: Callable[[dict[str, Any]], None], optimizer: rs.Optimizer) -
     train(trained, 1, 2)
     saved = through_json(trained.state_dict())
     change(saved)
-    with nothing_changed(optimizer), pytest.raises(ValueError, match="nothing was changed") as caught:
+    with (
+        nothing_changed(optimizer),
+        pytest.raises(ValueError, match="nothing was changed") as caught,
+    ):
         optimizer.set_state_dict(saved)
     return str(caught.value)
 
@@ -391,3 +396,371 @@ def test_a_schedule_of_another_library_that_fails_changes_nothing_else() -> None
     saved = rich("Adam", parameters(), Foreign()).state_dict()
     with nothing_changed(optimizer), pytest.raises(KeyError, match="best"):
         optimizer.set_state_dict(saved)
+
+
+# States of Paddle ------------------------------------------------------------------------------
+
+# What Paddle has beside the states, and whether its kernel rounds beta to float32.
+POWERS: dict[str, tuple[dict[str, str | float], bool]] = {
+    "SGD": ({}, False),
+    "Momentum": ({}, False),
+    "Adagrad": ({}, False),
+    "Adadelta": ({}, False),
+    "RMSProp": ({}, False),
+    "Adam": ({"beta1_pow_acc": "beta1", "beta2_pow_acc": "beta2"}, False),
+    "AdamW": ({"beta1_pow_acc": "beta1", "beta2_pow_acc": "beta2"}, False),
+    "Adamax": ({"beta1_pow_acc": "beta1"}, False),
+    "RAdam": ({"beta1_pow": "beta1", "beta2_pow": "beta2"}, True),
+    "NAdam": ({"beta2_pow": "beta2", "momentum_decay_pow": 0.96}, True),
+}
+NOT_IN_PADDLE = {"Lion"}
+
+
+def test_every_optimizer_of_paddle_is_in_the_table() -> None:
+    assert set(POWERS) == set(OPTIMIZERS) - NOT_IN_PADDLE
+
+
+def power(beta: float, updates: int, begin: float, dtype: Any, rounded: bool) -> Any:
+    """As Paddle has it: multiplied by beta at each update, in the accumulator's dtype."""
+    product, factor = dtype.type(begin), dtype.type(np.float32(beta) if rounded else beta)
+    for _ in range(updates):
+        product = product * factor
+    return product
+
+
+def as_paddle(optimizer: rs.Optimizer, middle: str = "", counter: int = 3) -> dict[str, Any]:
+    """The state of an optimizer under Paddle's names, in Paddle's form."""
+    accumulators, rounded = POWERS[type(optimizer).__name__]
+    ours, saved = optimizer.state_dict(), {}
+    for p in optimizer.parameters:
+        steps = int(ours.get(f"{p.name}_step_0", 0))
+        for key, value in ours.items():
+            if key.startswith(f"{p.name}_") and not key.endswith("_step_0"):
+                state = key[len(f"{p.name}_") : -2]
+                full = np.full_like(p.data, value) if state == "mu_product" else value
+                saved[f"{p.name}{middle}_{state}_{counter}"] = full
+        for accumulator, setting in accumulators.items() if steps else ():
+            beta = optimizer.param_groups[0][setting] if isinstance(setting, str) else setting
+            acc = accumulator.endswith("_acc")
+            rounds = rounded and isinstance(setting, str)
+            held = power(beta, steps, beta if acc else 1.0, p.data.dtype, rounds)
+            shape = (1,) if acc else p.data.shape
+            saved[f"{p.name}{middle}_{accumulator}_{counter}"] = np.full(shape, held)
+        if type(optimizer) is rs.RAdam and steps:
+            saved[f"{p.name}{middle}_rho_{counter}"] = np.full_like(p.data, 9.0)
+        if type(optimizer) is rs.RMSProp and not optimizer.param_groups[0]["centered"] and steps:
+            saved[f"{p.name}{middle}_mean_grad_{counter}"] = np.zeros_like(p.data)
+    return saved
+
+
+@pytest.mark.parametrize("name", POWERS)
+@pytest.mark.parametrize("which", [0, -1])
+@pytest.mark.parametrize("middle", ["", "_mine"])
+def test_a_state_of_paddle(name: str, which: int, middle: str) -> None:
+    def make(params: list[rs.Parameter]) -> rs.Optimizer:
+        return OPTIMIZERS[name](parameters=params, name="mine", **settings(name, which))
+
+    optimizer = make(parameters())
+    optimizer.parameters[1].trainable = False  # nothing is saved of what was never stepped
+    train(optimizer, 1, 2, 3, 5)
+    again = make(copied(optimizer.parameters))
+    bookkeeping = {"StructuredToParameterName@@": {}}
+    again.set_state_dict({**as_paddle(optimizer, middle), **bookkeeping})
+    before, after = optimizer.state_dict(), again.state_dict()
+    counted = POWERS[name][0] != {} and before["defaults"].get("beta2") != 0
+    if name == "SGD":  # which saves nothing
+        after |= {k: v for k, v in before.items() if k.endswith("_step_0")}
+    for key in before:
+        if key.endswith("_step_0") and not counted:
+            before[key] = np.array(1)
+            after[key] = np.minimum(after[key], 1)
+        if key.endswith("_mu_product_0"):
+            dtype = optimizer.parameters[int(key[1])].data.dtype
+            before[key] = np.array(float(dtype.type(before[key])))
+    assert same(after, before)
+
+
+def loaded(name: str, powers: dict[str, Any], dtype: str = "f4", **options: Any) -> int:
+    """The count that an optimizer of one parameter comes to by these accumulators."""
+    optimizer = OPTIMIZERS[name](parameters=[rs.Parameter(np.zeros(2, dtype), "p")], **options)
+    states = {f"p_{s}_0": np.zeros(2, dtype) for s in STATES[name]}
+    optimizer.set_state_dict({**states, **{f"p_{a}_0": v for a, v in powers.items()}})
+    return int(optimizer.state_dict()["p_step_0"])
+
+
+STATES = {
+    "Adam": ("moment1", "moment2"),
+    "Adamax": ("moment", "inf_norm"),
+    "RAdam": ("moment1", "moment2"),
+    "NAdam": ("moment1", "moment2"),
+}
+
+
+@pytest.mark.parametrize("updates", [1, 2, 9, 700, 20_000])
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.5, 0.9995), (0.0, 0.98)])
+def test_counts_follow_from_the_powers_of_paddle(
+    updates: int, dtype: str, rounded: bool, betas: tuple[float, float]
+) -> None:
+    """Also where the first power has become 0, or so small that a product is itself again."""
+    kind = np.dtype(dtype)
+    first, second = (np.full(1, power(b, updates, b, kind, rounded)) for b in betas)
+    options = {"beta1": betas[0], "beta2": betas[1]}
+    count = loaded("Adam", {"beta1_pow_acc": first, "beta2_pow_acc": second}, dtype, **options)
+    if betas[1] ** updates > np.finfo(dtype).tiny:
+        assert count == updates
+    else:  # bias corrections are 1 from there on
+        assert betas[1] ** count < np.finfo(dtype).tiny
+
+
+def test_a_power_that_was_flushed_to_zero() -> None:
+    tiny = {"beta1_pow_acc": np.zeros(1, "f4")}
+    count = loaded("Adamax", tiny)
+    assert 0.9**count < np.finfo("f4").tiny
+    tiny["beta2_pow_acc"] = np.full(1, power(0.999, 5000, 0.999, np.dtype("f4"), False))
+    assert loaded("Adam", tiny) == 5000
+
+
+ONE = np.ones(1, "f4")
+SEVEN = {f"beta{i}_pow_acc": power(b, 7, b, np.dtype("f4"), False) * ONE for i, b in
+         ((1, 0.9), (2, 0.999))}  # fmt: skip
+NOT_COUNTS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "another beta1": ("Adam", {**SEVEN, "beta1_pow_acc": 0.8**8 * ONE},
+        "'p_beta1_pow_acc_0' holds 0.16.* no power of beta1=0.9; construct with the betas"),
+    "another beta2": ("Adam", {**SEVEN, "beta2_pow_acc": 0.99**8 * ONE},
+        "'p_beta2_pow_acc_0' .* beta2=0.999"),
+    "one that could be": ("Adam", {**SEVEN, "beta2_pow_acc": SEVEN["beta2_pow_acc"] ** 4},
+        "of 7 updates with beta1=0.9, .* of 31 updates with beta2=0.999.* construct with"),
+    "stands, and yet": ("Adam", {**SEVEN, "beta1_pow_acc": 0 * ONE}, "'p_beta1_pow_acc_0' is"),
+    "before a step": ("Adam", {**SEVEN, "beta1_pow_acc": 0.9 * ONE}, "no power of beta1"),
+    "above 1": ("Adam", {**SEVEN, "beta1_pow_acc": 2 * ONE}, "no power of beta1"),
+    "NaN": ("Adam", {**SEVEN, "beta1_pow_acc": np.nan * ONE}, "not one number"),
+    "integer": ("Adam", {**SEVEN, "beta1_pow_acc": np.ones(1, "i4")}, "not one number of float32"),
+    "ragged": ("Adam", {**SEVEN, "beta1_pow_acc": [[1], [1, 2]]}, "'p_beta1_pow_acc_0' is no arr"),
+    "not uniform": ("RAdam", {"beta1_pow": np.array([0.9, 0.81], "f4"), "beta2_pow": 0.999 * ONE},
+        "'p_beta1_pow_0' is not one number"),
+    "not uniform product": ("NAdam", {"mu_product": np.array([0.9, 0.81], "f4"),
+        "beta2_pow": 0.999 * ONE, "momentum_decay_pow": 0.96 * ONE},
+        "'p_mu_product_0' is not one number"),
+    # Its strength of momentum goes on changing when the powers no longer do.
+    "none that still changes": ("NAdam", {"mu_product": 0 * ONE, "beta2_pow": 0 * ONE,
+        "momentum_decay_pow": 0 * ONE}, "follows no count"),
+    "missing": ("Adam", {"beta1_pow_acc": 0.9**8 * ONE}, "'p_beta2_pow_acc_0' is missing"),
+    "of another rule": ("Adamax", SEVEN, "'p_beta2_pow_acc_0' belongs to no"),
+    "two counters": ("Adam", {**SEVEN, "moment1_0": ONE}, "'p_moment1_0_0' belongs to no"),
+    "shape": ("Adam", {**SEVEN, "moment1": ONE}, r"'p_moment1_0' .*shape \(1,\)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "powers", "pattern"), NOT_COUNTS.values(), ids=NOT_COUNTS)
+def test_what_is_no_state_of_paddle(name: str, powers: dict[str, Any], pattern: str) -> None:
+    with pytest.raises(ValueError, match=pattern):
+        loaded(name, powers)
+
+
+def test_other_optimizers_of_paddle() -> None:
+    optimizer = rs.RMSProp(0.5, parameters=parameters()[:1])
+    train(optimizer, 1)
+    saved = as_paddle(optimizer)
+    saved["p0_mean_grad_3"] = saved["p0_mean_grad_3"] + 1
+    with nothing_changed(optimizer), pytest.raises(ValueError, match="construct with centered=Tr"):
+        optimizer.set_state_dict(saved)
+
+    lion = rs.Lion(parameters=parameters()[:1])
+    moment = {"p0_moment_0": np.zeros((3, 4), "f4")}
+    with nothing_changed(lion), pytest.raises(ValueError, match="'p0_step_0' is missing"):
+        lion.set_state_dict(moment)  # it is not Paddle's
+
+    adam = rs.Adam(parameters=parameters()[:1], name="mine")
+    train(adam, 1)
+    for saved, pattern in (
+        ({**as_paddle(adam), "master_weights": {}}, "'master_weights' is there"),
+        (as_paddle(adam, "_other"), "'p0_other_moment1_3' belongs to no"),
+        ({**as_paddle(adam), **as_paddle(adam, "_mine")}, "belongs to no"),
+    ):
+        with nothing_changed(adam), pytest.raises(ValueError, match=pattern):
+            adam.set_state_dict(saved)
+
+
+def test_the_optimizers_name_is_told_from_the_end_of_a_parameters() -> None:
+    """Of p and p_N under the optimizer N, p_N_velocity_0 may be either's."""
+    for name, keys in (("N", ("p_N", "p_N_N")), (None, ("p", "p_N")), ("N", ("p", "p_N"))):
+        params = [rs.Parameter(np.zeros(1), "p"), rs.Parameter(np.zeros(1), "p_N")]
+        optimizer = rs.Momentum(parameters=params, name=name)
+        optimizer.set_state_dict({f"{k}_velocity_0": [i + 0.5] for i, k in enumerate(keys)})
+        saved = optimizer.state_dict()
+        assert [saved["p_velocity_0"].item(), saved["p_N_velocity_0"].item()] == [0.5, 1.5]
+
+
+# After 7 steps, as Paddle 3.3.1 saves them: the warm restarts without the place in their cycle.
+PADDLE_SCHEDULES: list[tuple[Callable[[], Any], dict[str, Any]]] = [
+    (lambda: lr.PiecewiseDecay([3, 6], [0.1, 0.2, 0.3]), {"last_epoch": 7, "last_lr": 0.3}),
+    (lambda: lr.LinearWarmup(lr.StepDecay(0.5, 2), 3, 0.0, 0.5),
+     {"last_epoch": 7, "last_lr": 0.005000000000000001,
+      "LinearWarmup_LR": {"last_epoch": 4, "last_lr": 0.005000000000000001}}),
+    (lambda: lr.LinearWarmup(0.5, 3, 0.0, 0.5), {"last_epoch": 7, "last_lr": 0.5}),
+    (lambda: lr.OneCycleLR(0.5, 20), {"last_epoch": 7, "last_lr": 0.47524716853220966}),
+    (lambda: lr.CosineAnnealingWarmRestarts(0.5, 3, 2),
+     {"last_epoch": 7, "last_lr": 0.12500000000000006}),
+    (lambda: lr.CosineAnnealingDecay(0.5, 9), {"last_epoch": 7, "last_lr": 0.058488889220255524}),
+    (lambda: lr.ReduceOnPlateau(0.5, patience=1),
+     {"cooldown_counter": 0, "best": 1.0, "num_bad_epochs": 0, "last_epoch": 7,
+      "last_lr": 0.0005000000000000001}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "entry"), PADDLE_SCHEDULES)
+def test_a_schedule_of_paddle(make: Callable[[], Any], entry: dict[str, Any]) -> None:
+    walked, resumed = make(), make()
+    metrics = [(1 + k / 10,) if isinstance(walked, lr.ReduceOnPlateau) else () for k in range(14)]
+    for metric in metrics[:7]:
+        walked.step(*metric)
+    optimizer = rs.Momentum(resumed, parameters=parameters()[:1])
+    optimizer.set_state_dict({"p0_velocity_0": np.zeros((3, 4), "f4"), "LR_Scheduler": entry})
+    assert optimizer.get_lr() == pytest.approx(walked(), rel=1e-14)
+    for metric in metrics[7:]:
+        walked.step(*metric)
+        resumed.step(*metric)
+        assert resumed() == pytest.approx(walked(), rel=1e-14)
+
+
+# Copies ----------------------------------------------------------------------------------------
+
+WAYS: dict[str, Callable[[Any], Any]] = {
+    "pickle": lambda thing: pickle.loads(pickle.dumps(thing)),
+    "deepcopy": copy.deepcopy,
+}
+each_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+
+
+def halved(epoch: int) -> float:
+    return 0.5**epoch
+
+
+def given(name: str) -> bool:
+    return name != "p0"
+
+
+# How to make one of each public class that is no optimizer.
+MADE: dict[str, Callable[[], Any]] = {
+    "ClipGradByGlobalNorm": lambda: rs.ClipGradByGlobalNorm(0.5, "label"),
+    "ClipGradByNorm": lambda: rs.ClipGradByNorm(0.5),
+    "ClipGradByValue": lambda: rs.ClipGradByValue(0.5, -0.25),
+    "L1Decay": lambda: rs.L1Decay(0.5),
+    "L2Decay": lambda: rs.L2Decay(0.5),
+    "WeightDecayRegularizer": lambda: rs.WeightDecayRegularizer(0.5),
+    "ParamAttr": lambda: rs.ParamAttr("p", 0.5, rs.L1Decay(0.5), need_clip=False),
+    "Parameter": lambda: rs.Parameter(np.asfortranarray(np.ones((2, 3))), "p"),
+    "ConstantLR": lambda: lr.ConstantLR(0.5),
+    "CosineAnnealingDecay": lambda: lr.CosineAnnealingDecay(0.5, 9),
+    "CosineAnnealingWarmRestarts": lambda: lr.CosineAnnealingWarmRestarts(0.5, 3, 2),
+    "CyclicLR": lambda: lr.CyclicLR(0.25, 0.5, 3),
+    "ExponentialDecay": lambda: lr.ExponentialDecay(0.5, 0.5),
+    "InverseSqrt": lambda: lr.InverseSqrt(0.5, 3),
+    "InverseTimeDecay": lambda: lr.InverseTimeDecay(0.5, 0.5),
+    "LambdaDecay": lambda: lr.LambdaDecay(0.5, halved),
+    "LinearLR": lambda: lr.LinearLR(0.5, 9),
+    "LinearWarmup": lambda: lr.LinearWarmup(lr.StepDecay(0.5, 2), 3, 0.0, 0.5),
+    "MultiStepDecay": lambda: lr.MultiStepDecay(0.5, [2, 4]),
+    "MultiplicativeDecay": lambda: lr.MultiplicativeDecay(0.5, halved),
+    "NaturalExpDecay": lambda: lr.NaturalExpDecay(0.5, 0.5),
+    "NoamDecay": lambda: lr.NoamDecay(64, 3),
+    "OneCycleLR": lambda: lr.OneCycleLR(0.5, 20),
+    "PiecewiseDecay": lambda: lr.PiecewiseDecay([2, 4], [0.5, 0.25, 0.125]),
+    "PolynomialDecay": lambda: lr.PolynomialDecay(0.5, 9),
+    "ReduceOnPlateau": lambda: lr.ReduceOnPlateau(0.5, patience=0),
+    "SequentialLR": lambda: lr.SequentialLR([lr.ConstantLR(0.5), lr.StepDecay(0.5, 2)], [2]),
+    "StepDecay": lambda: lr.StepDecay(0.5, 2),
+    "WarmupStableDecay": lambda: lr.WarmupStableDecay(0.5, 2, 3, 4),
+}
+BASES = {"ClipGradBase", "LRScheduler", "Optimizer"}
+
+
+def test_every_public_class_is_copied_here() -> None:
+    public = {
+        name
+        for module in (rs, lr)
+        for name in module.__all__
+        if inspect.isclass(getattr(module, name))
+    }
+    assert public == set(MADE) | BASES | set(OPTIMIZERS)
+
+
+@each_way
+@pytest.mark.parametrize("name", MADE)
+def test_copies_of_everything_but_optimizers(name: str, way: Callable[[Any], Any]) -> None:
+    thing = MADE[name]()
+    assert re.fullmatch(rf"{name}\(.+\)", repr(thing))
+    if isinstance(thing, lr.LRScheduler):
+        step = [(1.0,) if isinstance(thing, lr.ReduceOnPlateau) else ()] * 4
+        for metric in step:
+            thing.step(*metric)
+        twin = way(thing)
+        before = repr(twin)
+        rates = []
+        for scheduler in (thing, twin):
+            for metric in step:
+                scheduler.step(*metric)
+            rates.append((scheduler(), repr(scheduler)))
+            if scheduler is thing:
+                assert repr(twin) == before
+        assert rates[0] == rates[1]
+        return
+    twin = way(thing)
+    assert repr(twin) == repr(thing)
+    if isinstance(thing, rs.Parameter):
+        assert twin.data.strides == thing.data.strides
+        assert not np.shares_memory(twin.data, thing.data)
+
+
+@each_way
+@pytest.mark.parametrize("rate", SCHEDULES.values(), ids=SCHEDULES)
+@each_optimizer
+def test_copies_of_optimizers(name: str, rate: Any, way: Callable[[Any], Any]) -> None:
+    options = {o: v for o, v in settings(name, -1).items() if not callable(v)}
+    options |= {"apply_decay_param_fun": given} if name == "AdamW" else {}
+    options |= {"learning_rate": value} if (value := rate()) is not None else {}
+    clip = rs.ClipGradByGlobalNorm(0.5)
+    params = parameters()
+    groups = [{"params": params[:2], "learning_rate": 0.5}, {"params": params[2:]}]
+    optimizer = OPTIMIZERS[name](parameters=groups, grad_clip=clip, **options)
+    assert re.fullmatch(rf"{name}\(.*learning_rate=.+, 5 parameters\)", repr(optimizer))
+    train(optimizer, 1, 2, 3)
+    twin = way(optimizer)
+    assert repr(twin) == repr(optimizer)
+    for p, q in zip(optimizer.parameters, twin.parameters, strict=True):
+        assert not np.shares_memory(p.data, q.data)
+    before = twin.state_dict()
+    train(optimizer, 4, 5)
+    assert same(twin.state_dict(), before)
+    train(twin, 4, 5)
+    assert same(twin.state_dict(), optimizer.state_dict())
+    assert twin.last_grad_norm == optimizer.last_grad_norm
+    for p, q in zip(optimizer.parameters, twin.parameters, strict=True):
+        assert test_exact.same_bits(p.data, q.data)
+
+
+@pytest.mark.parametrize(
+    "take",
+    [
+        pickle.dumps,
+        copy.deepcopy,
+        lambda optimizer: optimizer.state_dict(),
+        lambda optimizer: optimizer.set_state_dict({}),
+        lambda optimizer: optimizer.add_param_group({"params": [np.zeros(1)]}),
+    ],
+)
+def test_nothing_is_taken_or_given_in_the_middle_of_a_step(take: Callable[[Any], Any]) -> None:
+    refused = []
+
+    def ratio(parameter: rs.Parameter) -> float:  # asked by the step
+        with pytest.raises(RuntimeError, match="is being stepped") as caught:
+            take(optimizer)
+        refused.append(caught)
+        return 0.5
+
+    optimizer = rs.AdamW(parameters=parameters()[:1], lr_ratio=ratio)
+    train(optimizer, 1)
+    assert refused
+    assert int(optimizer.state_dict()["p0_step_0"]) == 1
