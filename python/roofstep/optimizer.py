@@ -40,7 +40,7 @@ class Optimizer:
             after clipping; a parameter's own regularizer wins over it.
         grad_clip: `ClipGradByGlobalNorm`, `ClipGradByNorm`, `ClipGradByValue`, or None. Parameters
             with ``need_clip=False`` are left out.
-        name: shown in the repr.
+        name: shown in the repr, and known in the names of states that Paddle saved.
 
     Attributes:
         param_groups: the groups with the settings in force, a list of dicts. Settings may be

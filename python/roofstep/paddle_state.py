@@ -91,7 +91,7 @@ def sort(
         owned = entries.owners(required, middle)
         return sum(entries.owner(entry, owned) is not None for entry in saved)
 
-    middle = max("", f"_{optimizer_name}", key=fitting)
+    middle = max("", f"_{optimizer_name}" if optimizer_name else "", key=fitting)
     found = entries.sort(saved, required, problems, optional, middle)
     return {
         name: _translated(named, forms[name], keeps[name], rules[name][1], problems)

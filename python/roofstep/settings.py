@@ -209,6 +209,7 @@ def _revived(key: str, saved: Any, current: Any) -> Any:
         return _CLASSES[name](**arguments)
     if type(current).__name__ != name:
         raise ValueError(
-            f"{key}: {dict(saved)!r} cannot be made from this, and the one in use is {current!r}"
+            f"{key}: {dict(saved)!r} says too little to make one, and the one in use is "
+            f"{current!r}; construct the optimizer with one"
         )
     return current
