@@ -163,6 +163,28 @@ def test_a_state_dict_is_plain_data_and_copies() -> None:
         saved["grad_clips"].clear()
 
 
+def leaves(plain: Any) -> Iterator[Any]:
+    if type(plain) in (list, dict):
+        for inner in plain.values() if isinstance(plain, dict) else plain:
+            yield from leaves(inner)
+    else:
+        yield plain
+
+
+def test_numbers_of_numpy_are_saved_as_those_of_python() -> None:
+    """For readers that build nothing but plain data, such as torch.load with weights_only."""
+    two = np.float64(2.0)
+    optimizer = rs.Momentum(two, two, [{"params": parameters(), "learning_rate": two}])
+    optimizer.param_groups[0].update(
+        weight_decay=two, rescale_grad=np.float32(2), grad_clip=rs.ClipGradByValue(two)
+    )
+    saved = optimizer.state_dict()
+    optimizer.set_lr_scheduler(lr.ReduceOnPlateau(two, factor=np.float64(0.5)))
+    optimizer._learning_rate.step(two)
+    for state_dict in (saved, optimizer.state_dict()):
+        assert {type(leaf) for leaf in leaves(state_dict)} <= {float, int, bool, str, type(None)}
+
+
 def test_shared_clips_stay_shared_and_equal_ones_apart() -> None:
     def make(clips: list[Any]) -> rs.Optimizer:
         groups = [{"params": [p], "grad_clip": c} for p, c in zip(parameters(), clips, strict=True)]
@@ -783,6 +805,18 @@ def test_copies_of_optimizers(name: str, rate: Any, way: Callable[[Any], Any]) -
     assert twin.last_grad_norm == optimizer.last_grad_norm
     for p, q in zip(optimizer.parameters, twin.parameters, strict=True):
         assert test_exact.same_bits(p.data, q.data)
+
+
+def test_a_shallow_copy_shares_the_parameters_and_nothing_that_a_step_or_an_edit_changes() -> None:
+    optimizer = rs.NAdam(parameters=parameters())
+    train(optimizer, 1)
+    twin = copy.copy(optimizer)
+    before = twin.state_dict()
+    train(optimizer, 2)
+    optimizer.param_groups[0]["beta1"] = 0.5
+    optimizer.add_param_group({"params": [np.zeros(1)]})
+    assert same(twin.state_dict(), before)
+    assert twin.parameters == optimizer.parameters[:-1]
 
 
 @pytest.mark.parametrize(
