@@ -211,4 +211,14 @@ std::optional<Layout> layout_in_order_of(const Array& array, const Array& param)
   return layout;
 }
 
+void set_gradient(Tensor& tensor, const Array& grad, const Array& param,
+                  std::deque<Layout>& layouts) {
+  tensor.dtype = param.dtype;
+  tensor.size = param.size;
+  tensor.grad = grad.data;
+  if (std::optional<Layout> layout = layout_in_order_of(grad, param)) {
+    tensor.grad_layout = &layouts.emplace_back(std::move(*layout));
+  }
+}
+
 }  // namespace roofstep

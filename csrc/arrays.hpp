@@ -3,6 +3,7 @@
 
 #include <Python.h>
 
+#include <deque>
 #include <optional>
 #include <string>
 
@@ -32,6 +33,10 @@ struct Subject {
   std::string text() const;
 };
 
+inline constexpr const char* parameter_role = "parameter ";
+inline constexpr const char* gradient_role = "the gradient of parameter ";
+inline constexpr const char* state_role = "a state of parameter ";
+
 const char* name_of(Dtype dtype);
 
 // Imports the NumPy C API; throws with the Python error set.
@@ -51,6 +56,10 @@ std::optional<Layout> layout_in_order_of(const Array& array, const Array& param)
 
 // One slot of an array of several, as an array of one dimension less.
 Array slot_of(const Array& ring, std::size_t slot);
+
+// Puts into a tensor its size, and where its gradient is in the order of the parameter's memory.
+void set_gradient(Tensor& tensor, const Array& grad, const Array& param,
+                  std::deque<Layout>& layouts);
 
 // Throws unless the parameter still is what its states were made for.
 void match_states(const Array& param, const Array& state, const Subject& subject);

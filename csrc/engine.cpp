@@ -308,6 +308,24 @@ void step(const Kernels& kernels, const std::vector<Tensor>& tensors, std::vecto
   }
 }
 
+float stream(const Kernels& kernels, const std::vector<float*>& updated,
+             const std::vector<float*>& read, std::size_t size, int threads) {
+  std::vector<Tensor> whole(1);
+  whole[0].size = size;
+  float seen = 0;
+  for_each_part(whole, cut(whole), threads, [&](std::size_t, std::size_t begin, std::size_t end) {
+    float *to[most_updated], *from[most_read];
+    for (std::size_t i = 0; i < updated.size(); ++i) to[i] = updated[i] + begin;
+    for (std::size_t i = 0; i < read.size(); ++i) from[i] = read[i] + begin;
+    const float sum = kernels.stream[updated.size()][read.size()](to, from, end - begin);
+#ifdef _OPENMP
+#pragma omp atomic
+#endif
+    seen += sum;
+  });
+  return seen;
+}
+
 #ifdef _OPENMP
 int openmp_version() { return _OPENMP; }
 int max_threads() { return omp_get_max_threads(); }

@@ -55,6 +55,10 @@ void measure(const Kernels& kernels, const std::vector<Tensor>& tensors, std::ve
 // scaled. A NaN norm makes every gradient NaN.
 double clip_factor(const Norm& norm);
 
+// Reads some arrays and rewrites others, in pieces as a step: the roof that it is measured against.
+float stream(const Kernels& kernels, const std::vector<float*>& updated,
+             const std::vector<float*>& read, std::size_t size, int threads);
+
 // The version of OpenMP as a date, such as 201511; 0 in a build without OpenMP.
 int openmp_version();
 

@@ -84,10 +84,6 @@ class Constants {
   const Prepared* latest_ = nullptr;
 };
 
-constexpr const char* parameter_role = "parameter ";
-constexpr const char* gradient_role = "the gradient of parameter ";
-constexpr const char* state_role = "a state of parameter ";
-
 // One entry of the optimizer's list, see gather_and_step.
 struct Entry {
   PyObject *name, *parameter, *settings, *norm, *states;
@@ -137,17 +133,6 @@ void read_states(const Entry& entry, const Settings& settings, std::int64_t t, c
     }
     match_states(param, state, {parameter_role, entry.name});
     (s < rule.state_count ? tensor.states[s] : tensor.average) = state.data;
-  }
-}
-
-// Where the gradient is, in the order of the parameter's memory.
-void set_gradient(Tensor& tensor, const Array& grad, const Array& param,
-                  std::deque<Layout>& layouts) {
-  tensor.dtype = param.dtype;
-  tensor.size = param.size;
-  tensor.grad = grad.data;
-  if (std::optional<Layout> layout = layout_in_order_of(grad, param)) {
-    tensor.grad_layout = &layouts.emplace_back(std::move(*layout));
   }
 }
 
@@ -205,35 +190,6 @@ Settings make_settings(const std::string& rule, const py::dict& fields, double l
   settings.adapts = adapts;
   settings.average_decay = average_decay;
   return settings;
-}
-
-void check_parameter(py::handle array, py::str name) {
-  view_parameter(array.ptr(), {parameter_role, name.ptr()});
-}
-
-void check_gradient(py::handle gradient, py::handle parameter, py::str name,
-                    const std::string& role) {
-  const Subject subject{role.empty() ? gradient_role : role.c_str(), name.ptr()};
-  const Array param = view_parameter(parameter.ptr(), {parameter_role, name.ptr()});
-  match(view(gradient.ptr(), subject), param, subject);
-}
-
-void check_clearable(py::handle gradient, py::str name) {
-  const Subject subject{gradient_role, name.ptr()};
-  require_clearable(view(gradient.ptr(), subject), subject);
-}
-
-void exchange(const py::tuple& pairs) {
-  std::vector<std::pair<Array, Array>> arrays;
-  for (const py::handle pair : pairs) {
-    const auto [name, parameter, state] =
-        py::cast<std::tuple<py::object, py::object, py::object>>(pair);
-    const Array param = view_parameter(parameter.ptr(), {parameter_role, name.ptr()});
-    const Array other = view_parameter(state.ptr(), {state_role, name.ptr()});
-    match_states(param, other, {parameter_role, name.ptr()});
-    arrays.push_back({param, other});
-  }
-  for (const auto& [a, b] : arrays) std::swap_ranges(a.data, a.data + a.bytes(), b.data);
 }
 
 std::vector<std::size_t> gather_and_step(const py::tuple& entries,
@@ -336,28 +292,6 @@ std::vector<std::size_t> gather_and_step(const py::tuple& entries,
   for (PyObject* own : cleared_after) py::handle(own).attr("fill")(0);
   norms.publish();
   return missing;
-}
-
-void measure_rows(Norm& norm, const std::vector<py::tuple>& rows, int threads) {
-  std::vector<Tensor> tensors;
-  std::deque<Layout> layouts;
-  for (const py::tuple& row : rows) {
-    const py::object name = row[0], parameter = row[1], gradient = row[2];
-    const Subject subject{gradient_role, name.ptr()};
-    const Array param = view_parameter(parameter.ptr(), {parameter_role, name.ptr()});
-    const Array grad = view(gradient.ptr(), subject);
-    match(grad, param, subject);
-    Tensor tensor{};  // of the first norm
-    set_gradient(tensor, grad, param, layouts);
-    tensors.push_back(tensor);
-  }
-  std::vector<Norm> norms{norm};
-  {
-    const Kernels& table = kernels();
-    const py::gil_scoped_release release;
-    measure(table, tensors, norms, threads);
-  }
-  norm.value = norms[0].value;
 }
 
 }  // namespace roofstep

@@ -10,6 +10,7 @@ namespace ROOFSTEP_ISA {
 
 #include "arithmetic.hpp"
 #include "rules.hpp"
+#include "stream.hpp"
 
 enum class Coupled { none, l2, l1 };
 
@@ -227,12 +228,26 @@ void average(void* average, const void* values, std::size_t n, double decay) {
   for (std::size_t i = 0; i < n; ++i) mean[i] = mean[i] + rest * (x[i] - mean[i]);
 }
 
+template <std::size_t U, std::size_t... R>
+constexpr void list_streams(Kernels& table, std::index_sequence<R...>) {
+  ((table.stream[U][R] = stream_of<U, R>), ...);
+}
+
+template <std::size_t... U>
+constexpr Kernels with_streams(Kernels table, std::index_sequence<U...>) {
+  (list_streams<U>(table, std::make_index_sequence<most_read + 1>{}), ...);
+  return table;
+}
+
+constexpr Kernels without_streams{ROOFSTEP_ISA_NAME,
+                                  sizeof(AllRules::rules) / sizeof(Rule),
+                                  AllRules::rules,
+                                  {sum_squares_f32, sum_squares_f64},
+                                  {average<float>, average<double>},
+                                  {}};
+
 extern const Kernels kernels;
-const Kernels kernels{ROOFSTEP_ISA_NAME,
-                      sizeof(AllRules::rules) / sizeof(Rule),
-                      AllRules::rules,
-                      {sum_squares_f32, sum_squares_f64},
-                      {average<float>, average<double>}};
+const Kernels kernels = with_streams(without_streams, std::make_index_sequence<most_updated + 1>{});
 
 }  // namespace ROOFSTEP_ISA
 }  // namespace roofstep

@@ -77,6 +77,9 @@ struct Rule {
   void (*prepare[dtypes])(const Hyper&, const Step&, Prepared&);
 };
 
+// The most arrays that a streaming loop can update and read.
+constexpr int most_updated = 6, most_read = 4;
+
 struct Kernels {
   const char* isa;
   int rule_count;
@@ -84,6 +87,9 @@ struct Kernels {
   BlockSum (*sum_squares[dtypes])(const void* values, std::size_t n);  // of one block at most
   // average += (1 - decay) * (values - average)
   void (*average[dtypes])(void* average, const void* values, std::size_t n, double decay);
+  // The traffic of an update and hardly any arithmetic, by the counts of arrays.
+  float (*stream[most_updated + 1][most_read + 1])(float* const* updated, float* const* read,
+                                                   std::size_t n);
 };
 
 }  // namespace roofstep

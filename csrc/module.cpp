@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "arrays.hpp"
+#include "calls.hpp"
 #include "dispatch.hpp"
 #include "engine.hpp"
 #include "gather.hpp"
@@ -77,7 +78,7 @@ PYBIND11_MODULE(_core, m) {
       .def_readonly("limit", &Norm::limit)
       .def_readonly("value", &Norm::value, "The norm before clipping in the last step.")
       .def_property_readonly("factor", clip_factor, "What the gradients are multiplied by.")
-      .def("measure", measure_rows, "rows"_a, "threads"_a, "Takes it; see gather.hpp.");
+      .def("measure", measure_rows, "rows"_a, "threads"_a, "Takes it; see calls.hpp.");
 
   m.def("check_parameter", check_parameter, "array"_a, "name"_a,
         "Raises, naming the parameter, unless the array could be stepped in place.");
@@ -87,6 +88,8 @@ PYBIND11_MODULE(_core, m) {
         "Raises, naming the parameter, unless its gradient could be filled with zeros.");
   m.def("exchange", exchange, "pairs"_a,
         "Exchanges the contents of the two arrays in each (name, parameter, state).");
+  m.def("stream", stream_arrays, "updated"_a, "read"_a, "threads"_a,
+        "The traffic of an update and nothing else, for benchmarks: see calls.hpp.");
   m.def("step", gather_and_step, "entries"_a, "gradients"_a, "counts"_a, "carried"_a,
         "clear_grad"_a, "threads"_a, "Steps every entry that has a gradient; see gather.hpp.");
 }

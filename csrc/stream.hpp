@@ -2,8 +2,8 @@
 // inside each ISA's namespace.
 
 template <std::size_t... U, std::size_t... R>
-float stream(float* const* updated, const float* const* read, std::size_t n,
-             std::index_sequence<U...>, std::index_sequence<R...>) {
+[[gnu::always_inline]] inline float stream(float* const* updated, float* const* read, std::size_t n,
+                                           std::index_sequence<U...>, std::index_sequence<R...>) {
   float sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (std::size_t i = 0; i < n; ++i) {
@@ -12,4 +12,9 @@ float stream(float* const* updated, const float* const* read, std::size_t n,
     if constexpr (sizeof...(U) == 0) sum += x;
   }
   return sum;
+}
+
+template <std::size_t U, std::size_t R>
+float stream_of(float* const* updated, float* const* read, std::size_t n) {
+  return stream(updated, read, n, std::make_index_sequence<U>{}, std::make_index_sequence<R>{});
 }

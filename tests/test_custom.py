@@ -202,7 +202,7 @@ def trained(
     saved = optimizer.state_dict()
     return {
         **{f"p{i}": p.data.tobytes() for i, p in enumerate(params)},
-        **{key: saved[key].tobytes() for key in saved},
+        **{key: value.tobytes() for key, value in saved.items() if isinstance(value, np.ndarray)},
         "norms": norms,
     }
 

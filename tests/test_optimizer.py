@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import json
 import pickle
 import re
 from collections.abc import Callable, Iterable
@@ -76,9 +77,14 @@ def train(optimizer: rs.Optimizer, *seeds: int) -> None:
         optimizer.step()
 
 
+def arrays(saved: dict[str, Any]) -> dict[str, Any]:
+    """A state dict without settings."""
+    return {k: v for k, v in saved.items() if isinstance(v, np.ndarray)}
+
+
 def plain(saved: dict[str, Any]) -> dict[str, Any]:
     """A state dict that can be compared."""
-    return {k: v if isinstance(v, dict) else (v.dtype, v.tolist()) for k, v in saved.items()}
+    return {k: (v.dtype, v.tolist()) if isinstance(v, np.ndarray) else v for k, v in saved.items()}
 
 
 # Parameters and names --------------------------------------------------------------------------
@@ -132,7 +138,7 @@ def test_names(given: list[Any], names: list[str]) -> None:
         for p in optimizer.parameters:
             p.grad = vector(1.0)
         optimizer.step()
-        assert [*optimizer.state_dict()] == [
+        assert [*arrays(optimizer.state_dict())] == [
             f"{n}_{s}_0" for n in names for s in ("velocity", "step")
         ]
 
@@ -232,6 +238,58 @@ def test_in_a_group_absent_means_the_optimizers_and_none_means_none(
     assert bits([a, b]) == bits([c, d])
 
 
+@pytest.mark.parametrize("steps", [0, 2])
+def test_a_group_added_later_is_like_one_given_at_once(steps: int) -> None:
+    """Its parameters have made no step; the others go on as if nothing had been added."""
+    a, b, c, d, e = (rs.Parameter(array(5), n) for n in ("a", "b", "c", "b", "c"))
+    late = {"params": [b, c], "beta1": 0.5, "learning_rate": 2}
+    options = {"grad_clip": rs.ClipGradByNorm(0.5), "amsgrad": True}
+    optimizer = rs.Adam(parameters=[a], **options)
+    for seed in range(steps):
+        a.grad = array(5, seed=seed)
+        optimizer.step()
+    before = a.data.copy()
+    optimizer.add_param_group(late)
+    assert late == {"params": [b, c], "beta1": 0.5, "learning_rate": 2}
+    assert optimizer.parameters == (a, b, c)
+    alone = rs.Adam(parameters=[{**late, "params": (d, e)}], **options)
+    for seed in (7, 8):
+        for p in (b, c, d, e):
+            p.grad = array(5, seed=seed)
+        a.grad = None
+        optimizer.step()
+        alone.step()
+    assert bits([b, c]) == bits([d, e])
+    assert a.data.tobytes() == before.tobytes()
+    saved = optimizer.state_dict()
+    assert [int(saved.get(f"{n}_step_0", 0)) for n in "abc"] == [steps, 2, 2]
+
+
+def test_an_optimizer_without_parameters_may_get_groups() -> None:
+    p, q = one(), one()
+    optimizer = rs.SGD(0.5)
+    optimizer.add_param_group({"params": p, "learning_rate": 0.5})
+    optimizer.add_param_group({"params": [q.data]})
+    assert [*optimizer._parameters] == ["param_0", "param_1"]
+    optimizer.step()
+    assert p.data == 0.75
+
+
+def test_layerwise_decay_multiplies_from_the_output_down() -> None:
+    a, b, c, d, e = (one(n) for n in "abcde")
+    group = {"params": [c], "learning_rate": 3, "weight_decay": 0.5}
+    layers = (a.data, [b], [group, {"params": d}], e)
+    found = rs.layerwise_lr_decay(layers, 0.5)
+    assert [g["learning_rate"] for g in found] == [0.125, 0.25, 1.5, 0.5, 1.0]
+    assert found[0]["params"][0].data is a.data
+    assert [g["params"] for g in found[1:]] == [(b,), (c,), (d,), (e,)]
+    assert found[2]["weight_decay"] == 0.5
+    assert group == {"params": [c], "learning_rate": 3, "weight_decay": 0.5}
+    rs.SGD(1.0, found).step()
+    assert [float(p.data[0]) for p in (b, c, d, e)] == [0.75, 1 - 1.5 * 1.5, 0.5, 0.0]
+    assert [g["learning_rate"] for g in rs.layerwise_lr_decay([a, b], 1)] == [1.0, 1.0]
+
+
 def test_a_groups_learning_rate_is_a_factor_beside_the_parameters_own() -> None:
     a, b, c = one("a"), one("b"), one("c", learning_rate=0.5)
     optimizer = rs.SGD(
@@ -279,14 +337,14 @@ def test_settings_may_be_edited_between_steps(
     plainly = kind(parameters=[r])
     train(edited, 1)
     train(plainly, 1)
-    given.set_state_dict(edited.state_dict())
+    given.set_state_dict(arrays(edited.state_dict()))
     q.data[:] = p.data
     edited.param_groups[0].update(edit)
     train(edited, 2)
     train(given, 2)
     assert p.data.tobytes() == q.data.tobytes()
 
-    plainly.set_state_dict(edited.state_dict())
+    plainly.set_state_dict(arrays(edited.state_dict()))
     r.data[:] = p.data
     for key in edit:
         del edited.param_groups[0][key]
@@ -448,7 +506,7 @@ def test_without_gradient_nothing_happens_and_each_counts_its_own_steps(name: st
         alone.grad = b.grad
         optimizer.step()
         other.step()
-    saved = optimizer.state_dict()
+    saved = arrays(optimizer.state_dict())
     assert {k: int(v) for k, v in saved.items() if "step" in k} == {"a_step_0": 3, "b_step_0": 2}
     assert {k[0] for k in saved} == {"a", "b"}
     assert bits([b, c, d]) == bits([alone, *(rs.Parameter(array(5)) for _ in "cd")])
@@ -867,11 +925,11 @@ def test_states_loaded_while_a_schedule_is_asked_are_the_ones_stepped() -> None:
     p = one("p")
     optimizer = rs.Momentum(0.5, 0.5, [p])
     optimizer.step()
-    saved = optimizer.state_dict()
+    saved = arrays(optimizer.state_dict())
     optimizer.step()
     optimizer.set_lr_scheduler(Meddler(lambda: optimizer.set_state_dict(saved)))
     optimizer.step()
-    assert plain(optimizer.state_dict()) == {
+    assert plain(arrays(optimizer.state_dict())) == {
         "p_velocity_0": (np.dtype("f4"), [1.5]),
         "p_step_0": (np.dtype("i8"), 2),
     }
@@ -949,17 +1007,19 @@ def test_training_resumes_bit_for_bit(make: Make, way: Callable[[Any], Any]) -> 
     assert plain(optimizer.state_dict()) == plain(again.state_dict())
 
 
-def test_a_state_dict_survives_numpys_own_file() -> None:
+def test_a_state_dict_survives_numpys_own_file_and_json() -> None:
     params = several()
     optimizer = rs.Adam(parameters=params)
     train(optimizer, 1, 2)
-    before = plain(optimizer.state_dict())
+    saved = optimizer.state_dict()
+    before = plain(saved)
     file = io.BytesIO()
-    np.savez(file, **optimizer.state_dict())
+    np.savez(file, **arrays(saved))
+    text = json.dumps({k: v for k, v in saved.items() if k not in arrays(saved)})
     train(optimizer, 3)
     file.seek(0)
-    with np.load(file) as saved:
-        optimizer.set_state_dict(saved)
+    with np.load(file) as loaded:
+        optimizer.set_state_dict({**loaded, **json.loads(text)})
     assert plain(optimizer.state_dict()) == before
 
 
@@ -973,12 +1033,14 @@ def test_states_are_saved_under_the_names_of_parameters() -> None:
     }
     for name, states in expected.items():
         optimizer = OPTIMIZERS[name]([p])
-        assert optimizer.state_dict() == {}
+        assert arrays(optimizer.state_dict()) == {}
         train(optimizer, 1)
-        saved = optimizer.state_dict()
+        saved = arrays(optimizer.state_dict())
         assert [*saved] == [f"w_{s}_0" for s in (*states, "step")]
         assert all(saved[f"w_{s}_0"].dtype == p.data.dtype for s in states)
-    assert [*rs.SGD(StepDecay(0.5, 1), [p]).state_dict()] == ["LR_Scheduler"]
+    settings = ["defaults", "param_groups", "grad_clips"]
+    assert [*rs.SGD(0.5, [p]).state_dict()] == ["learning_rate", *settings]
+    assert [*rs.SGD(StepDecay(0.5, 1), [p]).state_dict()] == ["LR_Scheduler", *settings]
 
 
 def test_states_are_copied_out_and_in() -> None:
@@ -1009,9 +1071,9 @@ def test_parameters_that_a_state_dict_leaves_out_begin_anew() -> None:
     params = [one("a"), one("b")]
     optimizer = rs.Momentum(0.25, 0.5, params)
     optimizer.step()
-    saved = {k: v for k, v in optimizer.state_dict().items() if k[0] == "a"}
+    saved = {k: v for k, v in arrays(optimizer.state_dict()).items() if k[0] == "a"}
     optimizer.set_state_dict(saved)
-    assert plain(optimizer.state_dict()) == plain(saved)
+    assert plain(arrays(optimizer.state_dict())) == plain(saved)
     optimizer.step()
     after = optimizer.state_dict()
     assert [int(after[k]) for k in ("a_step_0", "b_step_0")] == [2, 1]
@@ -1061,7 +1123,7 @@ def test_the_order_of_groups_may_change(edit: str) -> None:
                 else:
                     optimizer.param_groups[0]["params"] = (b, a)
             optimizer.step()
-        saved = optimizer.state_dict()
+        saved = arrays(optimizer.state_dict())
         results.append(
             [*(p.data.tolist() for p in params), {k: v.tolist() for k, v in saved.items()}]
         )

@@ -3,6 +3,7 @@
 from roofstep import lr
 from roofstep._core import version as __version__
 from roofstep.clip import ClipGradBase, ClipGradByGlobalNorm, ClipGradByNorm, ClipGradByValue
+from roofstep.groups import layerwise_lr_decay
 from roofstep.optimizer import Optimizer
 from roofstep.optimizers import (
     ASGD,
@@ -55,6 +56,7 @@ __all__ = [
     "WeightDecayRegularizer",
     "__version__",
     "get_num_threads",
+    "layerwise_lr_decay",
     "lr",
     "set_num_threads",
 ]

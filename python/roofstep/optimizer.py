@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from roofstep import _core, checks, custom, groups, plan, state, threads
+from roofstep import _core, checkpoint, checks, custom, groups, plan, state, threads
 from roofstep.clip import ClipGradBase, as_clip
 from roofstep.gradients import Directory, Gradients, as_pairs, as_row, differentiate
 from roofstep.parameter import Parameter
@@ -41,7 +41,7 @@ class Optimizer:
             over it.
         grad_clip: `ClipGradByGlobalNorm`, `ClipGradByNorm`, `ClipGradByValue`, a `ClipGradBase` of
             your own, or None. Parameters with ``need_clip=False`` are left out.
-        name: shown in the repr.
+        name: shown in the repr, and known in the names of states that Paddle saved.
 
     Attributes:
         param_groups: the groups with the settings in force, a list of dicts. Settings may be
@@ -167,6 +167,34 @@ class Optimizer:
             else:
                 complete[key] = self._settings[key](key, value)
         return complete
+
+    def add_param_group(self, group: Mapping[str, Any]) -> None:
+        """Take more parameters, as one more group; before or between steps.
+
+        Args:
+            group: a dict as in `parameters`. Parameters without a name go on counting.
+
+        Raises:
+            TypeError: it is no dict, or an element of its ``params`` is no parameter.
+            ValueError: it has no ``params``, an unknown key or a bad value, or a parameter is there
+                already or cannot be stepped in place. Nothing has been changed then.
+            RuntimeError: another thread is stepping this optimizer.
+
+        Example:
+            >>> import numpy as np, roofstep
+            >>> body, head = roofstep.Parameter(np.zeros(3)), roofstep.Parameter(np.zeros(2))
+            >>> opt = roofstep.Adam(0.001, parameters=[head])
+            >>> opt.add_param_group({"params": [body], "learning_rate": 0.1})  # thawed, and slower
+            >>> len(opt.parameters)
+            2
+        """
+        if not isinstance(group, Mapping):
+            raise TypeError(
+                f"group: expected a dict, got a {type(group).__name__}; "
+                f"pass {{'params': [parameter, ...]}}"
+            )
+        with self._alone():
+            self._add([group])
 
     def _add(self, parameters: Iterable[Any]) -> None:
         new_groups = [self._complete(group) for group in groups.read(parameters)]
@@ -591,98 +619,85 @@ class Optimizer:
     # The state.
 
     def state_dict(self) -> dict[str, Any]:
-        """Copies of all states and step counts, and the state of the schedule.
+        """All that training goes on from: states, step counts, settings, the schedule; as copies.
 
         Returns:
-            ``{parameter}_{state}_0`` and ``{parameter}_step_0`` for every parameter that has been
-            stepped, ``LR_Scheduler`` if a schedule is in use.
+            Arrays: ``{parameter}_{state}_0`` and ``{parameter}_step_0`` for every parameter that
+            has been stepped. The rest is plain data, which survives json: ``learning_rate``, the
+            number, or ``LR_Scheduler``, the state of the schedule; ``param_groups``, a list of
+            dicts with the names of their ``params`` and their settings; ``defaults``, what a group
+            takes that leaves a setting out; ``grad_clips``, the clips, to which the settings
+            ``grad_clip`` point by position. Functions are left out, and of a clip or regularizer
+            of your own there is the name of its class alone.
+
+        Raises:
+            TypeError, ValueError: a setting was edited to a bad value.
+            RuntimeError: another thread is stepping this optimizer.
+
+        Example:
+            >>> import numpy as np, roofstep
+            >>> w = roofstep.Parameter(np.zeros(2), name="w")
+            >>> saved = roofstep.Momentum(0.1, parameters=[w], weight_decay=0.5).state_dict()
+            >>> saved["learning_rate"], saved["param_groups"][0]["weight_decay"]
+            (0.1, {'class': 'L2Decay', 'coeff': 0.5})
         """
-        saved: dict[str, Any] = {}
         with self._alone():
             keeps = self._current_plan().keeps
-            for i, (name, parameter) in enumerate(self._parameters.items()):
-                if not self._counts[i]:
-                    continue
-                own, kept = self._states.get(name, {}), keeps[name]
-                for s, kind in kept.states.items():
-                    if s in own:
-                        array = own[s].copy()
-                    else:  # new since a setting was edited
-                        begin = parameter.data if kind.begin is None else kind.begin
-                        shape = kind.shape(parameter.data)
-                        array = np.array(np.broadcast_to(begin, shape), parameter.data.dtype)
-                    saved[state.key(name, s)] = array
-                saved[state.key(name, "step")] = np.array(self._counts[i])
-                if kept.number:
-                    saved[state.key(name, kept.number)] = np.array(self._numbers[i])
-        if hasattr(self._learning_rate, "state_dict"):
-            saved["LR_Scheduler"] = self._learning_rate.state_dict()
-        return saved
+            return checkpoint.save(self._checkpoint(), self._parameters, keeps)
 
     def set_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned, so that training goes on bit for bit.
 
-        Parameters of which it says nothing begin anew.
+        Parameters of which it says nothing begin anew. Functions stay as they are here, as does a
+        clip or regularizer of your own if it is of the class that was saved.
+
+        A state that Paddle saved, ``paddle.load("x.pdopt")`` or what pickle makes of that file, is
+        taken over as well: its powers of beta are read as step counts. It holds no settings, so
+        construct with those it was saved with, and with its ``name`` if it had one. Where it holds
+        no count, of which the update makes no use either, the count begins with 1.
 
         Args:
             state_dict: arrays by name; any counter may stand at the end of a name.
 
         Raises:
-            ValueError: names, shapes or dtypes do not fit; the message lists all that do not, and
-                nothing has been changed.
+            TypeError: it is no dict.
+            ValueError: names, shapes, dtypes, settings or the groups do not fit; the message lists
+                all that does not, and nothing has been changed.
+            RuntimeError: another thread is stepping this optimizer.
         """
-        if not isinstance(state_dict, Mapping):
-            raise TypeError(
-                f"state_dict: expected a dict, got a {type(state_dict).__name__}; "
-                f"pass what state_dict() returned"
-            )
-        entries = {key: value for key, value in state_dict.items() if key != "LR_Scheduler"}
-        keeps = self._current_plan().keeps
-        for name, parameter in self._parameters.items():
-            _core.check_parameter(parameter.data, name)
-        states, steps, numbers, problems = state.match(
-            entries, {name: (p.data, keeps[name]) for name, p in self._parameters.items()}
-        )
-        schedule = self._learning_rate
-        load = getattr(schedule, "set_state_dict", getattr(schedule, "load_state_dict", None))
-        if load and "LR_Scheduler" not in state_dict:
-            problems.append("'LR_Scheduler' is missing, and a schedule is in use")
-        elif not load and "LR_Scheduler" in state_dict:
-            problems.append("'LR_Scheduler' is there, and no schedule is in use that could load it")
-        if problems:
-            raise ValueError(
-                "state_dict does not fit this optimizer, and nothing was changed:\n  "
-                + "\n  ".join(problems)
-            )
         with self._alone():
-            laid_out = self._laid_out(states)
-            counts = np.array([steps.get(name, 0) for name in self._parameters], np.int64)
-            carried = np.array([numbers.get(name, 1.0) for name in self._parameters])
-            if load:
-                load(state_dict["LR_Scheduler"])  # refuses before it changes anything
-            self._states, self._counts, self._numbers = laid_out, counts, carried
+            new = checkpoint.read(
+                state_dict, self._checkpoint(), self._parameters, self, self._name
+            )
+            self._learning_rate, self._defaults = new.learning_rate, new.defaults
+            self._states, self._counts, self._numbers = new.states, new.counts, new.numbers
+            for group, restored in zip(self.param_groups, new.groups, strict=True):
+                group.update(restored)
             self._plan = None
 
-    def _laid_out(self, states: Mapping[str, Mapping[str, Array]]) -> dict[str, dict[str, Array]]:
-        """Copies of states in memory of our own, each laid out as its parameter."""
-        row = [(name, s, array) for name, named in states.items() for s, array in named.items()]
-        memory = state.zeros(
-            state.kind_of(array, self._parameters[name].data) for name, _, array in row
+    def _checkpoint(self) -> checkpoint.Checkpoint:
+        return checkpoint.Checkpoint(
+            self._learning_rate,
+            self._defaults,
+            [self._complete(group) for group in self.param_groups],
+            self._states,
+            self._counts,
+            self._numbers,
         )
-        copies: dict[str, dict[str, Array]] = {}
-        for (name, s, array), own in zip(row, memory, strict=True):
-            own[...] = array
-            copies.setdefault(name, {})[s] = own
-        return copies
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and deepcopy: all but what is made anew."""
-        return {**self.__dict__, "_plan": None, "_norms": None, "_lock": None}
+        with self._alone():
+            return {**self.__dict__, "_plan": None, "_norms": None, "_lock": None}
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:
         self.__dict__.update(attributes)
         self._lock = threading.Lock()
-        self._states = self._laid_out(self._states)
+        # copy.copy gives the very objects: of these it shares the parameters and the schedule.
+        self._parameters = dict(self._parameters)
+        self.param_groups = [dict(group) for group in self.param_groups]
+        self._states = state.laid_out(self._states, self._parameters)
+        self._counts, self._numbers = self._counts.copy(), self._numbers.copy()
 
     clear_gradients = clear_grad
     load_state_dict = set_state_dict
