@@ -657,6 +657,32 @@ def test_a_state_that_does_not_fit_changes_nothing() -> None:
         assert (np.asarray(after[key]) == 0.5).all() == (side is Paddles)
 
 
+def test_settings_are_saved_with_the_states() -> None:
+    for side in SIDES:
+        _, state = state_of(side, learning_rate=0.25)
+        fresh = optimizer(side, "Adam", [one(side)], learning_rate=0.125)
+        fresh.set_state_dict(state)
+        assert fresh.get_lr() == (0.125 if side is Paddles else 0.25)
+
+
+def test_what_a_state_leaves_out_begins_anew() -> None:
+    for side in SIDES:
+        row = [one(side, name=name) for name in "ab"]
+        own = optimizer(side, "Adam", row)
+        own.step()
+        state = {key: value for key, value in own.state_dict().items() if not key.startswith("a_")}
+        # Into Paddle's under the keys that it will look for.
+        state = {re.sub(r"_(\d+)$", lambda n: f"_{int(n[1]) + 1}", k): v for k, v in state.items()}
+        fresh = optimizer(side, "Adam", row)
+        fresh.set_state_dict(state)
+        if side is Paddles:
+            assert "a_moment1" in refused(AssertionError, fresh.step)
+        else:
+            fresh.step()
+            after = fresh.state_dict()
+            assert (after["a_step_0"], after["b_step_0"]) == (1, 2)
+
+
 def test_step_counts_are_kept_as_counts() -> None:
     """Paddle multiplies in float32; after 2000 steps the power is off."""
     theirs, ours = (optimizer(side, "Adam", [one(side, shape=(1,))]) for side in (Paddles, Ours))
