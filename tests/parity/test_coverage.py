@@ -180,7 +180,7 @@ def bowl(run: Run) -> Callable[[], Any]:
 @pytest.mark.filterwarnings("ignore:To copy construct from a tensor:UserWarning")
 @pytest.mark.parametrize("argument", arguments(PADDLE.LBFGS))
 def test_argument_of_lbfgs(argument: str) -> None:
-    """The same for LBFGS, in two steps of a few iterations; more are compared in test_lbfgs.py."""
+    """The same for LBFGS in two short steps; test_lbfgs_trajectories.py has the longer ones."""
     if argument in LISTED_OF_LBFGS:
         assert LISTED_OF_LBFGS[argument] in ENTRIES
         return
