@@ -3,6 +3,7 @@
 from roofstep import lr
 from roofstep._core import version as __version__
 from roofstep.clip import ClipGradBase, ClipGradByGlobalNorm, ClipGradByNorm, ClipGradByValue
+from roofstep.lbfgs import LBFGS
 from roofstep.optimizer import Optimizer
 from roofstep.optimizers import (
     SGD,
@@ -22,6 +23,7 @@ from roofstep.regularizer import L1Decay, L2Decay, WeightDecayRegularizer
 from roofstep.threads import get_num_threads, set_num_threads
 
 __all__ = [
+    "LBFGS",
     "SGD",
     "Adadelta",
     "Adagrad",

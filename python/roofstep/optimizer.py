@@ -502,19 +502,8 @@ class Optimizer:
             ``{parameter}_{state}_0`` and ``{parameter}_step_0`` for every parameter that has been
             stepped, ``LR_Scheduler`` if a schedule is in use.
         """
-        saved: dict[str, Any] = {}
         with self._alone():
-            keeps = self._current_plan().keeps
-            for i, (name, parameter) in enumerate(self._parameters.items()):
-                if not self._counts[i]:
-                    continue
-                own, kept = self._states.get(name, {}), keeps[name]
-                for s, begin in kept.states.items():  # one may be new since a setting was edited
-                    array = own[s].copy() if s in own else np.full_like(parameter.data, begin)
-                    saved[state.key(name, s)] = array
-                saved[state.key(name, "step")] = np.array(self._counts[i])
-                if kept.number:
-                    saved[state.key(name, kept.number)] = np.array(self._numbers[i])
+            saved = self._save()
         if hasattr(self._learning_rate, "state_dict"):
             saved["LR_Scheduler"] = self._learning_rate.state_dict()
         return saved
@@ -537,12 +526,7 @@ class Optimizer:
                 f"pass what state_dict() returned"
             )
         entries = {key: value for key, value in state_dict.items() if key != "LR_Scheduler"}
-        keeps = self._current_plan().keeps
-        for name, parameter in self._parameters.items():
-            _core.check_parameter(parameter.data, name)
-        states, steps, numbers, problems = state.match(
-            entries, {name: (p.data, keeps[name]) for name, p in self._parameters.items()}
-        )
+        problems, adopt = self._match(entries)
         schedule = self._learning_rate
         load = getattr(schedule, "set_state_dict", getattr(schedule, "load_state_dict", None))
         if load and "LR_Scheduler" not in state_dict:
@@ -555,13 +539,43 @@ class Optimizer:
                 + "\n  ".join(problems)
             )
         with self._alone():
-            laid_out = self._laid_out(states)
-            counts = np.array([steps.get(name, 0) for name in self._parameters], np.int64)
-            carried = np.array([numbers.get(name, 1.0) for name in self._parameters])
             if load:
                 load(state_dict["LR_Scheduler"])  # refuses before it changes anything
+            adopt()
+
+    def _save(self) -> dict[str, Any]:
+        """Copies of what the steps so far have left, for `state_dict`."""
+        saved: dict[str, Any] = {}
+        keeps = self._current_plan().keeps
+        for i, (name, parameter) in enumerate(self._parameters.items()):
+            if not self._counts[i]:
+                continue
+            own, kept = self._states.get(name, {}), keeps[name]
+            for s, begin in kept.states.items():  # one may be new since a setting was edited
+                array = own[s].copy() if s in own else np.full_like(parameter.data, begin)
+                saved[state.key(name, s)] = array
+            saved[state.key(name, "step")] = np.array(self._counts[i])
+            if kept.number:
+                saved[state.key(name, kept.number)] = np.array(self._numbers[i])
+        return saved
+
+    def _match(self, entries: Mapping[str, Any]) -> tuple[list[str], Callable[[], None]]:
+        """What of saved entries does not fit, each as a sentence; and how to take them over."""
+        keeps = self._current_plan().keeps
+        for name, parameter in self._parameters.items():
+            _core.check_parameter(parameter.data, name)
+        states, steps, numbers, problems = state.match(
+            entries, {name: (p.data, keeps[name]) for name, p in self._parameters.items()}
+        )
+        laid_out = {} if problems else self._laid_out(states)  # memory may end here
+        counts = np.array([steps.get(name, 0) for name in self._parameters], np.int64)
+        carried = np.array([numbers.get(name, 1.0) for name in self._parameters])
+
+        def adopt() -> None:
             self._states, self._counts, self._numbers = laid_out, counts, carried
             self._plan = None
+
+        return problems, adopt
 
     def _laid_out(self, states: Mapping[str, Mapping[str, Array]]) -> dict[str, dict[str, Array]]:
         """Copies of states in memory of our own, each laid out as its parameter."""

@@ -65,6 +65,36 @@ class Plan:
         return len(sources) == len(self._sources) and all(map(operator.is_, sources, self._sources))
 
 
+def members(
+    groups: Iterable[Group], parameters: Mapping[str, Parameter]
+) -> list[tuple[Group, list[tuple[str, Parameter]]]]:
+    """Every group with its parameters and their names.
+
+    Raises:
+        ValueError: the groups hold other parameters than these.
+    """
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    found: list[tuple[Group, list[tuple[str, Parameter]]]] = []
+    for group in groups:
+        if "params" not in group:
+            raise ValueError("param_groups: a group has no 'params' any more; put them back")
+        found.append((group, []))
+        for parameter in group["params"]:
+            name = names.pop(id(parameter), "")
+            if not name:
+                raise ValueError(
+                    f"param_groups: {parameter!r} is new there, or twice; the parameters of an "
+                    f"optimizer cannot be exchanged, make another one for them"
+                )
+            found[-1][1].append((name, parameter))
+    for name in names.values():
+        raise ValueError(
+            f"param_groups: parameter {name!r} is no longer in any 'params'; to leave it as it is, "
+            f"set its `trainable` to False"
+        )
+    return found
+
+
 def make(
     family: Family,
     groups: Iterable[Group],
@@ -76,26 +106,17 @@ def make(
     Raises:
         ValueError: the groups hold other parameters than these.
     """
-    names = {id(parameter): name for name, parameter in parameters.items()}
     entries: dict[str, tuple[Any, ...]] = {}
     keeps: dict[str, Keeps] = {}
     kinds: dict[tuple[Any, ...], Kind] = {}
     shared_norms: dict[ClipGradBase, _core.Norm] = {}
     norms: dict[int, _core.Norm] = {}
-    for group in groups:
+    for group, named in members(groups, parameters):
         rule = family._rule(group)
         _, names_of_states, number = RULES[rule]
         kept = Keeps({s: family._initial(group, s) for s in names_of_states}, number)
         fields = family._fields(group)
-        if "params" not in group:
-            raise ValueError("param_groups: a group has no 'params' any more; put them back")
-        for parameter in group["params"]:
-            name = names.pop(id(parameter), "")
-            if not name:
-                raise ValueError(
-                    f"param_groups: {parameter!r} is new there, or twice; the parameters of an "
-                    f"optimizer cannot be exchanged, make another one for them"
-                )
+        for name, parameter in named:
             keeps[name] = kept
             if not parameter.trainable:
                 entries[name] = (name, parameter, None, None, None)
@@ -124,11 +145,6 @@ def make(
             held = tuple(own[s] for s in kept.states if s in own)
             complete = held if len(held) == len(kept.states) else None
             entries[name] = (name, parameter, kinds[key].settings, norm, complete)
-    for name in names.values():
-        raise ValueError(
-            f"param_groups: parameter {name!r} is no longer in any 'params'; to leave it as it is, "
-            f"set its `trainable` to False"
-        )
     return Plan(
         tuple(entries[name] for name in parameters),
         keeps,
