@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from roofstep import checks, plan
 from roofstep.curvature import dot
-from roofstep.line_search import Trial, strong_wolfe
+from roofstep.line_search import Trial, Try, strong_wolfe
 from roofstep.optimizer import Optimizer
 from roofstep.progress import Progress, restored
 from roofstep.regularizer import L1Decay, L2Decay
@@ -259,15 +260,15 @@ class LBFGS(Optimizer):
         _refuse("apply_gradients")
 
 
-def _along(space: Space, closure: Callable[[], Any], origin: Array, direction: Array) -> Any:
+def _along(space: Space, closure: Callable[[], Any], origin: Array, direction: Array) -> Try:
     """The loss as a function of the length along a direction."""
 
     def attempt(length: float) -> Trial:
         space.move(origin, length, direction)
         at = space.evaluate(closure)
         slope = dot(at.gradient, direction)
-        fits = at.is_finite and np.isfinite(slope)
-        return Trial(length, at.loss if fits else np.inf, slope, at)
+        fits = at.is_finite and math.isfinite(slope)
+        return Trial(length, at.loss if fits else math.inf, slope, at)
 
     return attempt
 

@@ -52,13 +52,15 @@ class Progress:
 
     def save(self, space: Space) -> dict[str, Any]:
         """The entries of a state dict; arrays are copies."""
-        state: dict[str, Any] = {"func_evals": self.evaluations, "n_iter": self.iterations}
-        if self.iterations and self.gradient is not None and self.direction is not None:
+        state: dict[str, Any] = {"func_evals": self.evaluations, "n_iter": 0}
+        is_of_use = self.kind in (None, space.kind) and self.iterations
+        if is_of_use and self.gradient is not None and self.direction is not None:
             pairs = self.curvature.pairs
             rows = np.empty((2, len(pairs), self.gradient.size), self.gradient.dtype)
             for i, pair in enumerate(pairs):
                 rows[0, i], rows[1, i] = pair.y, pair.s
             state |= {
+                "n_iter": self.iterations,
                 "shapes": {name: list(shape) for name, shape in space.shapes.items()},
                 "d": self.direction.copy(),
                 "alpha": self.length,
