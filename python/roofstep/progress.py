@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -61,7 +61,7 @@ class Progress:
                 rows[0, i], rows[1, i] = pair.y, pair.s
             state |= {
                 "n_iter": self.iterations,
-                "shapes": {name: list(shape) for name, shape in space.shapes.items()},
+                "shapes": _shapes(space),
                 "d": self.direction.copy(),
                 "alpha": self.length,
                 "old_yk": rows[0],
@@ -98,12 +98,16 @@ def restored(entries: Mapping[str, Any], space: Space, most: int) -> tuple[list[
             f"'old_yk', 'old_sk' and 'ro' are {len(ys)}, {len(ss)} and {len(rhos)} long, expected "
             f"to be alike and at most history_size={most}"
         )
-    shapes = {name: list(shape) for name, shape in space.shapes.items()}
-    if state.get("shapes", shapes) != shapes:
-        problems.append(f"'shapes' are {state['shapes']}, those of the parameters {shapes}")
+    shapes, saved = _shapes(space), state.get("shapes")
+    if saved is not None and not (isinstance(saved, Mapping) and dict(saved) == shapes):
+        problems.append(f"'shapes' are {saved}, those of the trainable parameters {shapes}")
     if not problems:
         progress.curvature.pairs.extend(map(Pair, ys, ss, rhos))
     return problems, progress
+
+
+def _shapes(space: Space) -> dict[str, list[int]]:
+    return {name: list(shape) for name, shape in space.shapes.items()}
 
 
 class _Reader:
@@ -113,7 +117,7 @@ class _Reader:
         self._state, self._space, self._problems = state, space, problems
 
     def count(self, key: str) -> int:
-        array = self._array(key, self._state.get(key))
+        array = self._array(self._state.get(key))
         if array.size == 1 and array.dtype.kind in "iu" and array.item() >= 0:
             return int(array.item())
         return self._bad(key, "is no count", 0)
@@ -125,25 +129,27 @@ class _Reader:
         return self.as_vector(key, self._state.get(key))
 
     def row(self, key: str, read: Callable[[str, Any], Any]) -> list[Any]:
-        row = self._state.get(key)
-        if isinstance(row, Iterable) and not isinstance(row, (str, Mapping)):
-            return [read(f"{key}[{i}]", value) for i, value in enumerate(row)]
-        return self._bad(key, "is no list", list[Any]())
+        try:
+            row = list(self._state.get(key, 0))
+        except TypeError:
+            return self._bad(key, "is no list", list[Any]())
+        return [read(f"{key}[{i}]", value) for i, value in enumerate(row)]
 
     def as_number(self, key: str, value: Any) -> float:
-        array = self._array(key, value)
+        array = self._array(value)
         if array.size == 1 and array.dtype.kind in "fiu":
             return float(array.item())
         return self._bad(key, "is no number", 0.0)
 
     def as_vector(self, key: str, value: Any) -> Array:
-        array, space = self._array(key, value), self._space
+        array, space = self._array(value), self._space
         if (array.shape, array.dtype) == ((space.size,), space.dtype):
-            return array.copy()
-        is_, wanted = f"{array.dtype} of shape {array.shape}", f"{space.dtype} of ({space.size},)"
-        return self._bad(key, f"is {is_}, expected {wanted}, all trainable parameters", array)
+            return np.array(array)
+        got = f"{array.dtype} of shape {array.shape}"
+        wanted = f"{space.dtype} of shape ({space.size},), all trainable parameters"
+        return self._bad(key, f"is {got}, expected {wanted}", array)
 
-    def _array(self, key: str, value: Any) -> Array:
+    def _array(self, value: Any) -> Array:
         try:
             return np.asarray(value)
         except (TypeError, ValueError):  # ragged, or not on this machine
