@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import roofstep as rs
 from roofstep.curvature import Curvature, add_scaled, dot
-from roofstep.line_search import Trial, strong_wolfe
+from roofstep.line_search import Trial, _minimizer, strong_wolfe
 from roofstep.space import Evaluation
 
 Array = np.ndarray[Any, Any]
@@ -238,6 +238,33 @@ def search(f: Callable[[float], tuple[float, float]], length: float) -> tuple[Tr
     return strong_wolfe(attempt, Trial(0.0, *f(0.0), here), length, 1.0), lengths
 
 
+def test_a_fall_too_small_for_its_length_is_not_taken() -> None:
+    found, _ = search(lambda t: (-5e-5, 0.0) if t == 1 else (-t, -1.0 + t), 1.0)
+    assert found.length != 1
+
+
+@pytest.mark.parametrize("length", [0.5, 1.0, 2.0, 3.0])
+@pytest.mark.parametrize("steep", [2.0, 5.0, 50.0])
+@pytest.mark.parametrize("narrow", [100.0, 1000.0])
+def test_a_search_finds_a_narrow_valley(length: float, steep: float, narrow: float) -> None:
+    """Down by 1 and up by `steep`; flat enough only in the bend between them."""
+
+    def f(t: float) -> tuple[float, float]:
+        z = narrow * (t - 0.3)
+        rise = (steep + 1) / (1 + math.exp(-z)) if z > -700 else 0.0
+        return -t + (steep + 1) / narrow * float(np.logaddexp(0, z)), rise - 1
+
+    found, _ = search(f, length)
+    (loss, slope), (begin, fall) = f(found.length), f(0.0)
+    assert loss <= begin + 1e-4 * found.length * fall
+    assert abs(slope) <= 0.9 * abs(fall)
+
+
+def test_two_trials_at_one_length_have_no_cubic() -> None:
+    trial = Trial(1.0, 0.0, -1.0, Evaluation(0.0, 0.0, np.zeros(1), 0.0))
+    assert _minimizer(trial, trial, 1.0, 3.0) == 2.0
+
+
 @pytest.mark.parametrize("nowhere", [math.nan, math.inf, -math.inf])
 def test_a_search_backs_out_of_where_nothing_is_defined(nowhere: float) -> None:
     found, lengths = search(lambda t: ((t - 1) ** 2, 2 * (t - 1)) if t < 1.5 else (nowhere, 1), 9.0)
@@ -260,7 +287,7 @@ def test_a_search_backs_out_of_where_nothing_is_defined(nowhere: float) -> None:
         lambda t: (-1e-300 * t, -1e-300),
     ],
 )
-@pytest.mark.parametrize("length", [1e-300, 1.0, 1e300])
+@pytest.mark.parametrize("length", [5e-324, 1e-300, 1.0, 1e300])
 def test_a_search_ends(f: Any, length: float) -> None:
     found, lengths = search(f, length)
     assert len(lengths) <= 26
@@ -292,6 +319,19 @@ def test_the_limits_of_a_step(search: str | None) -> None:
     assert len(closure.points) == 1  # the slope is flatter than that
 
 
+@pytest.mark.parametrize(
+    ("function", "rate"),
+    [
+        (lambda x: (1e8 * float(x.sum()), np.full_like(x, 1e8)), 5e-10),  # the parameters
+        (lambda x: (0.0, np.ones_like(x)), 1.0),  # the loss
+    ],
+)
+def test_a_step_ends_where_nothing_changes_any_more(function: Function, rate: float) -> None:
+    optimizer, closure = made(function, learning_rate=rate, params=[rs.Parameter(np.zeros(1))])
+    optimizer.step(closure)
+    assert optimizer.state_dict()["state"]["n_iter"] == 1
+
+
 def test_max_eval_is_five_quarters_of_max_iter() -> None:
     def evaluations(max_eval: int | None) -> int:
         optimizer, closure = made(
@@ -319,8 +359,10 @@ def test_the_rate_is_read_at_each_step(search: str | None) -> None:
         rate.step()
         assert p.data == q.data
     with_number.set_lr(0.0)
+    count = len(g.points)
     with_number.step(g)
     assert p.data == q.data
+    assert len(g.points) == count + 1
 
 
 def test_layouts_dtypes_and_groups_make_no_difference() -> None:
@@ -398,6 +440,8 @@ def test_what_is_not_finite_ends_a_step(
     first = optimizer.step(closure)
     x = point(closure.params)
     assert np.isfinite(x).all()
+    if search:
+        assert any(np.array_equal(x, good) for good in calls[: 1 if where == "first" else 3])
     assert len(calls) <= 1 + (0 if where == "first" else 3 if search is None else 29)
     if where == "first":
         np.testing.assert_array_equal(x, calls[0])
@@ -421,7 +465,9 @@ def test_a_closure_that_fails_leaves_the_iteration_undone(search: str | None, at
     with pytest.raises(KeyboardInterrupt):
         optimizer.step(closure)
     x = point(closure.params)
-    done = optimizer.state_dict()["state"]["n_iter"]
+    state = optimizer.state_dict()["state"]
+    done = state["n_iter"]
+    assert state.get("alpha", 0.0) == 0  # so that no pair is made of what did not come about
     other, steady = made(rosenbrock, line_search_fn=search, learning_rate=0.1, max_eval=99)
     np.testing.assert_array_equal(point(steady.params), begin)
     for _ in range(done):
