@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import roofstep as rs
-from roofstep.curvature import Curvature, add_scaled, dot
-from roofstep.line_search import Trial, _minimizer, strong_wolfe
-from roofstep.space import Evaluation
+from roofstep.lbfgs.curvature import Curvature, add_scaled, dot
+from roofstep.lbfgs.line_search import Trial, _minimizer, strong_wolfe
+from roofstep.lbfgs.space import Evaluation
 
 Array = np.ndarray[Any, Any]
 Function = Callable[[Array], tuple[float, Array]]

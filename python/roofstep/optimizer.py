@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from roofstep import _core, checkpoint, checks, custom, entries, groups, plan, state, threads
+from roofstep import _core, checkpoint, checks, custom, groups, plan, state, threads
 from roofstep.clip import ClipGradBase, as_clip
 from roofstep.gradients import Directory, Gradients, as_pairs, as_row, differentiate
 from roofstep.parameter import Parameter
@@ -682,7 +682,9 @@ class Optimizer:
     def _save(self) -> dict[str, Any]:
         """What the steps so far have left, for a state dict; arrays are copies."""
         keeps = self._current_plan().keeps
-        return entries.save(self._states, self._counts, self._numbers, self._parameters, keeps)
+        return checkpoint.entries.save(
+            self._states, self._counts, self._numbers, self._parameters, keeps
+        )
 
     def _match(
         self, saved: Mapping[str, Any], groups: list[plan.Group], ours: bool, problems: list[str]

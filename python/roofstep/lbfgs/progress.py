@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from roofstep.curvature import Curvature, Pair
-from roofstep.space import Evaluation, Space
+from roofstep.lbfgs.curvature import Curvature, Pair
+from roofstep.lbfgs.space import Evaluation, Space
 
 Array = np.ndarray[Any, Any]
 T = TypeVar("T")

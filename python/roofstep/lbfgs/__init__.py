@@ -10,12 +10,12 @@ from typing import Any, ClassVar, NoReturn
 import numpy as np
 
 from roofstep import checks, plan
-from roofstep.curvature import dot
-from roofstep.line_search import Trial, Try, strong_wolfe
+from roofstep.lbfgs.curvature import dot
+from roofstep.lbfgs.line_search import Trial, Try, strong_wolfe
+from roofstep.lbfgs.progress import Progress, restored
+from roofstep.lbfgs.space import Part, Space
 from roofstep.optimizer import Optimizer
-from roofstep.progress import Progress, restored
 from roofstep.regularizer import L1Decay, L2Decay
-from roofstep.space import Part, Space
 
 Array = np.ndarray[Any, Any]
 

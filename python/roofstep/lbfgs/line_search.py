@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from roofstep.space import Evaluation
+from roofstep.lbfgs.space import Evaluation
 
 # Nocedal & Wright's constants for quasi-Newton methods: the loss falls by at least this share of
 # what the first slope promises, and the slope to at most that share of the first.

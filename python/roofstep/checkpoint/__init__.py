@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from roofstep import _core, entries, paddle_state, plan, settings
+from roofstep import _core, plan
+from roofstep.checkpoint import entries, paddle, settings
 from roofstep.parameter import Parameter
 from roofstep.plan import Group
 
@@ -94,8 +95,8 @@ def match(
     keeps = plan.make(family, groups, parameters, {}).keeps
     names = _names(parameters)
     rules = {names[id(p)]: (family._rule(g), g) for g in groups for p in g["params"]}
-    if not ours and paddle_state.made(saved, rules):
-        found = paddle_state.sort(saved, keeps, rules, optimizer_name, problems)
+    if not ours and paddle.made(saved, rules):
+        found = paddle.sort(saved, keeps, rules, optimizer_name, problems)
     else:
         found = entries.sort(saved, entries.parts(keeps), problems)
     return entries.read(found, parameters, keeps, problems)
