@@ -33,9 +33,10 @@ class Optimizer:
             moves on by ``step()``, such as those of `roofstep.lr`. The user steps the schedule.
         parameters: a list or tuple of `Parameter` (or of bare NumPy arrays, which are wrapped); or
             of groups, dicts with ``params`` and, where they differ from the optimizer's,
-            ``learning_rate`` (a factor), ``weight_decay``, ``grad_clip`` and the rule's own
-            settings. In a group an absent key means the optimizer's value, None means none. None
-            leaves the parameters to `minimize` or `apply_gradients`.
+            ``learning_rate`` (a factor), ``weight_decay``, ``grad_clip``, ``average_decay`` (see
+            `average_weights`) and the rule's own settings. In a group an absent key means the
+            optimizer's value, None means none. None leaves the parameters to `minimize` or
+            `apply_gradients`.
         weight_decay: a number (L2), `L1Decay`, `L2Decay`, a `WeightDecayRegularizer` of your own,
             or None. It is added to the gradient after clipping; a parameter's own regularizer wins
             over it.
@@ -374,6 +375,11 @@ class Optimizer:
             for group in self.param_groups:
                 group.update(self._complete(group))
             self._plan = plan.make(self, self.param_groups, self._parameters, self._states)
+            # What an option kept that is now off is no part of a state dict, and begins anew.
+            self._states = {
+                name: {s: array for s, array in own.items() if s in self._plan.keeps[name].states}
+                for name, own in self._states.items()
+            }
         return self._plan
 
     def _create_states(self, indices: Sequence[int]) -> None:
