@@ -15,7 +15,8 @@ import roofstep
 
 TOP = Path(__file__).parents[1]
 PAGES = [TOP / "README.md", *sorted(TOP.glob("docs/*.md"))]
-MODULES = [m.name for m in pkgutil.iter_modules(roofstep.__path__) if m.name != "_core"]
+PACKAGE = pkgutil.walk_packages(roofstep.__path__, "roofstep.")
+MODULES = [m.name for m in PACKAGE if m.name != "roofstep._core"]
 CLASSES = [
     value
     for module in (roofstep, roofstep.lr)
@@ -26,7 +27,7 @@ CLASSES = [
 
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples(name: str) -> None:
-    assert doctest.testmod(importlib.import_module(f"roofstep.{name}")).failed == 0
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)

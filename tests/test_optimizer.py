@@ -1128,3 +1128,20 @@ def test_the_order_of_groups_may_change(edit: str) -> None:
             [*(p.data.tolist() for p in params), {k: v.tolist() for k, v in saved.items()}]
         )
     assert results[0] == results[1]
+
+
+def test_the_steps_of_rprop_begin_with_the_rate_and_all_factors() -> None:
+    attr = rs.ParamAttr(learning_rate=0.5)
+    plain, own = rs.Parameter(np.zeros(1), "plain"), rs.Parameter(np.zeros(1), "own", attr)
+    other = rs.Parameter(np.zeros(1), "other")
+    optimizer = rs.Rprop(
+        0.25, parameters=[{"params": [plain, own]}, {"params": [other], "learning_rate": 3}]
+    )
+    optimizer.param_groups[0]["learning_rate"] = 2.0  # in time for the first step
+    for p in optimizer.parameters:
+        p.grad = np.ones(1)
+    optimizer.step()
+    assert [p.data.item() for p in optimizer.parameters] == [-0.5, -0.25, -0.75]
+    optimizer.param_groups[0]["learning_rate"] = 9.0  # too late
+    optimizer.step()
+    assert plain.data.item() == -0.5 - 1.2 * 0.5

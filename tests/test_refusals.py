@@ -607,6 +607,46 @@ ARGUMENTS: Table = {
     "grad_clip class": (
         lambda w: rs.SGD(0.1, w, None, rs.ClipGradByNorm), TypeError,
         "grad_clip: .*ClipGradByNorm"),
+    **{
+        f"Rprop({', '.join(f'{k}={v!r}' for k, v in options.items())})": (
+            lambda w, o=options: rs.Rprop(parameters=w, **o), error, f"{pattern}: expected .* got ")
+        for options, error, pattern in [
+            ({"learning_rate": Rate(0.1)}, TypeError, "learning_rate"),
+            ({"learning_rate": 1e-6}, ValueError, "learning_rate"),
+            ({"learning_rate": 51}, ValueError, "learning_rate"),
+            ({"learning_rate_range": (0, 1)}, ValueError, "learning_rate_range"),
+            ({"learning_rate_range": (2, 1)}, ValueError, "learning_rate_range"),
+            ({"learning_rate_range": 1.0}, TypeError, "learning_rate_range"),
+            ({"learning_rate_range": (1e-5, 1, 2)}, TypeError, "learning_rate_range"),
+            ({"learning_rate_range": "ab"}, TypeError, "learning_rate_range"),
+            ({"etas": (0.5, 1.0)}, ValueError, "etas"),
+            ({"etas": (0.0, 1.2)}, ValueError, "etas"),
+            ({"etas": (0.5, None)}, TypeError, "etas"),
+        ]
+    },
+    "Rprop.set_lr": (lambda w: rs.Rprop(0.1, parameters=w).set_lr(0.2), RuntimeError, "set_lr: "),
+    "Rprop.set_lr_scheduler": (
+        lambda w: rs.Rprop(0.1, parameters=w).set_lr_scheduler(Rate(0.1)), RuntimeError, "set_lr"),
+    "Rprop decays": (
+        lambda w: rs.Rprop(parameters=[{"params": w, "weight_decay": 0.1}]), ValueError,
+        "'weight_decay' is no setting of Rprop"),
+    "Lamb's other decay": (
+        lambda w: rs.Lamb(parameters=[{"params": w, "weight_decay": 0.1}]), ValueError,
+        "'weight_decay' is no setting of Lamb.*lamb_weight_decay"),
+    "lamb_weight_decay": (
+        lambda w: rs.Lamb(parameters=w, lamb_weight_decay=None), TypeError,
+        "lamb_weight_decay: .*None"),
+    "exclude_from_weight_decay_fn": (
+        lambda w: rs.Lamb(parameters=w, exclude_from_weight_decay_fn="bias"), TypeError,
+        "exclude_from_weight_decay_fn: .*'bias'"),
+    "always_adapt": (lambda w: rs.Lamb(parameters=w, always_adapt=1), TypeError, "always_adapt: "),
+    "lars_coeff": (lambda w: rs.LARS(parameters=w, lars_coeff=0), ValueError, "coeff: .*got 0"),
+    "beta3": (lambda w: rs.Adan(parameters=w, beta3=1.0), ValueError, "beta3: .*got 1.0"),
+    **{
+        f"batch_num={value!r}": (
+            lambda w, v=value: rs.ASGD(parameters=w, batch_num=v), error, "batch_num: expected ")
+        for value, error in [(0, ValueError), (-1, ValueError), (1.5, TypeError), (None, TypeError)]
+    },
     "no such option": (
         lambda w: rs.Optimizer(0.1, w, beta1=0.9), (TypeError, ValueError),
         "'beta1'.*learning_rate"),
@@ -685,6 +725,20 @@ def test_arguments(bad: Make, error: Error, pattern: str) -> None:
         (p, p.data.tobytes(), p.grad.tobytes(), repr(p), p.learning_rate) for p in params
     ] == before
     assert rs.get_num_threads() == threads
+
+
+def test_the_ring_of_asgd_keeps_its_size() -> None:
+    p = rs.Parameter(ones(), "w")
+    optimizer = rs.ASGD(0.1, 3, [p])
+    p.grad = ones()
+    optimizer.step()
+    before = p.data.tobytes(), optimizer.state_dict()["w_y_0"].tobytes()
+    optimizer.param_groups[0]["batch_num"] = 4
+    with refused(ValueError, "batch_num: parameter 'w' has 3 slots .* got 4"):
+        optimizer.step()
+    optimizer.param_groups[0]["batch_num"] = 3
+    assert (p.data.tobytes(), optimizer.state_dict()["w_y_0"].tobytes()) == before
+    optimizer.step()
 
 
 def test_the_base_class_has_no_rule() -> None:

@@ -767,7 +767,7 @@ def test_every_public_class_is_copied_here() -> None:
         for name in module.__all__
         if inspect.isclass(getattr(module, name))
     }
-    assert public == set(MADE) | BASES | set(OPTIMIZERS)
+    assert public == set(MADE) | BASES | set(OPTIMIZERS) | {"LBFGS"}  # see test_lbfgs.py
 
 
 @each_way

@@ -4,6 +4,7 @@ from roofstep import lr
 from roofstep._core import version as __version__
 from roofstep.clip import ClipGradBase, ClipGradByGlobalNorm, ClipGradByNorm, ClipGradByValue
 from roofstep.groups import layerwise_lr_decay
+from roofstep.lbfgs import LBFGS
 from roofstep.optimizer import Optimizer
 from roofstep.optimizers import (
     ASGD,
@@ -30,6 +31,7 @@ from roofstep.threads import get_num_threads, set_num_threads
 __all__ = [
     "ASGD",
     "LARS",
+    "LBFGS",
     "SGD",
     "Adadelta",
     "Adagrad",

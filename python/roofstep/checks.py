@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
@@ -103,6 +103,24 @@ def function(name: str, value: F, example: str) -> F:
 def optional(check: Check) -> Check:
     """The check, or None."""
     return lambda name, value: None if value is None else check(name, value)
+
+
+def restored(
+    what: str, saved: Any, settings: Mapping[str, Check], problems: list[str]
+) -> dict[str, Any]:
+    """Saved settings that pass their checks; adds what is missing, unknown or bad."""
+    if not isinstance(saved, Mapping):
+        problems.append(f"{what} is missing, or no dict")
+        return {}
+    problems += [f"{what}: {key!r} is no setting" for key in saved if key not in settings]
+    problems += [f"{what}: {key!r} is missing" for key in settings if key not in saved]
+    found = {}
+    for key in settings.keys() & saved.keys():
+        try:
+            found[key] = settings[key](key, saved[key])
+        except (TypeError, ValueError) as error:
+            problems.append(f"{what}: {error}")
+    return {key: found[key] for key in settings if key in found}
 
 
 def only_none(**arguments: object) -> None:

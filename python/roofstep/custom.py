@@ -51,9 +51,8 @@ def clips(groups: Iterable[Mapping[str, Any]]) -> set[int]:
     """
     found = set()
     for group in groups:
-        for parameter in group.get("params", ()):
-            is_parameter = isinstance(parameter, Parameter)  # else the plan refuses it later
-            clip = clip_of(group, parameter) if is_parameter and parameter.trainable else None
+        for parameter in group["params"]:
+            clip = clip_of(group, parameter) if parameter.trainable else None
             if clip is None:
                 continue
             is_global = isinstance(clip, ClipGradByGlobalNorm)

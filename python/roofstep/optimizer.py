@@ -33,9 +33,10 @@ class Optimizer:
             moves on by ``step()``, such as those of `roofstep.lr`. The user steps the schedule.
         parameters: a list or tuple of `Parameter` (or of bare NumPy arrays, which are wrapped); or
             of groups, dicts with ``params`` and, where they differ from the optimizer's,
-            ``learning_rate`` (a factor), ``weight_decay``, ``grad_clip`` and the rule's own
-            settings. In a group an absent key means the optimizer's value, None means none. None
-            leaves the parameters to `minimize` or `apply_gradients`.
+            ``learning_rate`` (a factor), ``weight_decay``, ``grad_clip``, ``average_decay`` (see
+            `average_weights`) and the rule's own settings. In a group an absent key means the
+            optimizer's value, None means none. None leaves the parameters to `minimize` or
+            `apply_gradients`.
         weight_decay: a number (L2), `L1Decay`, `L2Decay`, a `WeightDecayRegularizer` of your own,
             or None. It is added to the gradient after clipping; a parameter's own regularizer wins
             over it.
@@ -331,6 +332,10 @@ class Optimizer:
             array([4.])
         """
         checked = None if decay is None else checks.fraction("decay", decay)
+        if "average_decay" in self._refused:
+            raise NotImplementedError(
+                f"average_weights: {type(self).__name__} keeps no averages; take another optimizer"
+            )
         with self._alone():
             for settings in (self._defaults, *self.param_groups):
                 settings["average_decay"] = checked
@@ -349,16 +354,16 @@ class Optimizer:
                 `state_dict`, `set_state_dict`, and this.
         """
         with self._alone():
+            if all(group.get("average_decay") is None for group in self.param_groups):
+                raise ValueError(
+                    "no weights are averaged; call average_weights() before the first step"
+                )
             keeps = self._current_plan().keeps
             pairs = tuple(
                 (name, parameter.data, self._states[name]["average"])
                 for name, parameter in self._parameters.items()
                 if "average" in keeps[name].states and "average" in self._states.get(name, {})
             )
-            if not any("average" in kept.states for kept in keeps.values()):
-                raise ValueError(
-                    "no weights are averaged; call average_weights() before the first step"
-                )
             _core.exchange(pairs)
             try:
                 yield
@@ -370,6 +375,11 @@ class Optimizer:
             for group in self.param_groups:
                 group.update(self._complete(group))
             self._plan = plan.make(self, self.param_groups, self._parameters, self._states)
+            # What an option kept that is now off is no part of a state dict, and begins anew.
+            self._states = {
+                name: {s: array for s, array in own.items() if s in self._plan.keeps[name].states}
+                for name, own in self._states.items()
+            }
         return self._plan
 
     def _create_states(self, indices: Sequence[int]) -> None:
@@ -642,8 +652,7 @@ class Optimizer:
             (0.1, {'class': 'L2Decay', 'coeff': 0.5})
         """
         with self._alone():
-            keeps = self._current_plan().keeps
-            return checkpoint.save(self._checkpoint(), self._parameters, keeps)
+            return checkpoint.save(self, self._checkpoint(), self._parameters)
 
     def set_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned, so that training goes on bit for bit.
@@ -666,24 +675,37 @@ class Optimizer:
             RuntimeError: another thread is stepping this optimizer.
         """
         with self._alone():
-            new = checkpoint.read(
-                state_dict, self._checkpoint(), self._parameters, self, self._name
-            )
+            new, adopt = checkpoint.read(state_dict, self, self._checkpoint(), self._parameters)
             self._learning_rate, self._defaults = new.learning_rate, new.defaults
-            self._states, self._counts, self._numbers = new.states, new.counts, new.numbers
             for group, restored in zip(self.param_groups, new.groups, strict=True):
                 group.update(restored)
-            self._plan = None
+            adopt()
 
     def _checkpoint(self) -> checkpoint.Checkpoint:
-        return checkpoint.Checkpoint(
-            self._learning_rate,
-            self._defaults,
-            [self._complete(group) for group in self.param_groups],
-            self._states,
-            self._counts,
-            self._numbers,
+        groups = [self._complete(group) for group in self.param_groups]
+        return checkpoint.Checkpoint(self._learning_rate, self._defaults, groups)
+
+    def _save(self) -> dict[str, Any]:
+        """What the steps so far have left, for a state dict; arrays are copies."""
+        keeps = self._current_plan().keeps
+        return checkpoint.entries.save(
+            self._states, self._counts, self._numbers, self._parameters, keeps
         )
+
+    def _match(
+        self, saved: Mapping[str, Any], groups: list[plan.Group], ours: bool, problems: list[str]
+    ) -> Callable[[], None]:
+        """What takes over such entries, for groups with these settings; adds what does not fit."""
+        kept = checkpoint.match(saved, groups, ours, self, self._parameters, self._name, problems)
+        states = {} if problems else state.laid_out(kept.states, self._parameters)
+        counts = np.array([kept.counts.get(name, 0) for name in self._parameters], np.int64)
+        numbers = np.array([kept.numbers.get(name, 1.0) for name in self._parameters])
+
+        def adopt() -> None:
+            self._states, self._counts, self._numbers = states, counts, numbers
+            self._plan = None
+
+        return adopt
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and deepcopy: all but what is made anew."""

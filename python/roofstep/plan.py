@@ -86,6 +86,36 @@ class Plan:
         return len(sources) == len(self._sources) and all(map(operator.is_, sources, self._sources))
 
 
+def members(
+    groups: Iterable[Group], parameters: Mapping[str, Parameter]
+) -> list[tuple[Group, list[tuple[str, Parameter]]]]:
+    """Every group with its parameters and their names.
+
+    Raises:
+        ValueError: the groups hold other parameters than these.
+    """
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    found: list[tuple[Group, list[tuple[str, Parameter]]]] = []
+    for group in groups:
+        if "params" not in group:
+            raise ValueError("param_groups: a group has no 'params' any more; put them back")
+        found.append((group, []))
+        for parameter in group["params"]:
+            name = names.pop(id(parameter), "")
+            if not name:
+                raise ValueError(
+                    f"param_groups: {parameter!r} is new there, or twice; the parameters of an "
+                    f"optimizer cannot be exchanged, make another one for them"
+                )
+            found[-1][1].append((name, parameter))
+    for name in names.values():
+        raise ValueError(
+            f"param_groups: parameter {name!r} is no longer in any 'params'; to leave it as it is, "
+            f"set its `trainable` to False"
+        )
+    return found
+
+
 def make(
     family: Family,
     groups: Sequence[Group],
@@ -97,7 +127,7 @@ def make(
     Raises:
         ValueError: the groups hold other parameters than these.
     """
-    names = {id(parameter): name for name, parameter in parameters.items()}
+    rows = members(groups, parameters)
     entries: dict[str, tuple[Any, ...]] = {}
     keeps: dict[str, Keeps] = {}
     kinds: dict[tuple[Any, ...], Kind] = {}
@@ -105,18 +135,10 @@ def make(
     norms: dict[int, _core.Norm] = {}
     tasks: dict[str, custom.Task] = {}
     left_to_python = custom.clips(groups)
-    for group in groups:
+    for group, named in rows:
         rule = family._rule(group)
         fields = family._fields(group)
-        if "params" not in group:
-            raise ValueError("param_groups: a group has no 'params' any more; put them back")
-        for parameter in group["params"]:
-            name = names.pop(id(parameter), "")
-            if not name:
-                raise ValueError(
-                    f"param_groups: {parameter!r} is new there, or twice; the parameters of an "
-                    f"optimizer cannot be exchanged, make another one for them"
-                )
+        for name, parameter in named:
             kept = keeps[name] = _keeps(family, rule, fields, group, name, parameter)
             if not parameter.trainable:
                 entries[name] = (name, parameter, None, None, None)
@@ -152,11 +174,6 @@ def make(
                 kinds[key] = Kind(settings, group, multiplier)
             held = _held(kept, states.get(name, {}), rule, name)
             entries[name] = (name, parameter, kinds[key].settings, norm, held)
-    for name in names.values():
-        raise ValueError(
-            f"param_groups: parameter {name!r} is no longer in any 'params'; to leave it as it is, "
-            f"set its `trainable` to False"
-        )
     return Plan(
         tuple(entries[name] for name in parameters),
         keeps,

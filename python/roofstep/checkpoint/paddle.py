@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from roofstep import entries
-from roofstep.entries import Entry, Sorted
+from roofstep.checkpoint import entries
+from roofstep.checkpoint.entries import Entry, Sorted
 from roofstep.plan import Group, Keeps
 
 # `paddle.load` takes this out of its files, pickle does not.

@@ -1,0 +1,164 @@
+"""Averaged weights: the running mean of every optimizer, and the exchange to evaluate with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import roofstep as rs
+from test_exact import DTYPES, EVERY_ISA, OPTIMIZERS, default_case, draw, ordinary, run
+
+SIZES = (0, 1, 17, 4097, 140_001)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_averages_in_its_pass(name: str, dtype: Any) -> None:
+    """The bits of the oracle, on every ISA and by several threads; beside a clip, too."""
+    rng = np.random.default_rng(3)
+    arrays, gradients = draw(rng, SIZES, dtype, ordinary)
+    for clip in ("none", "global"):
+        run(default_case(name, average=0.75, clip=clip), arrays, gradients, EVERY_ISA)
+
+
+def made(decay: float | None = 0.75, **options: Any) -> tuple[rs.Parameter, rs.Optimizer]:
+    w = rs.Parameter(np.array([8.0, -4.0]), "w")
+    optimizer = rs.SGD(1.0, [w], **options)
+    if decay is not None:
+        optimizer.average_weights(decay)
+    return w, optimizer
+
+
+def step(optimizer: rs.Optimizer, gradient: float = 4.0) -> None:
+    for p in optimizer.parameters:
+        p.grad = np.full(p.data.shape, gradient)
+    optimizer.step()
+
+
+def test_it_begins_with_the_weights_before_the_next_update() -> None:
+    w, optimizer = made(None)
+    step(optimizer)
+    optimizer.average_weights(0.75)
+    step(optimizer)
+    step(optimizer)
+    # 4 is where it begins; 0 and -4 are the weights since.
+    assert optimizer.state_dict()["w_average_0"].tolist() == [
+        0.75 * (0.75 * 4 + 0.25 * 0) + 0.25 * -4,
+        0.75 * (0.75 * -8 + 0.25 * -12) + 0.25 * -16,
+    ]
+    assert w.data.tolist() == [-4, -16]
+
+
+def test_the_gradient_may_be_strided_and_zeroed_in_the_same_pass() -> None:
+    rng = np.random.default_rng(1)
+    start, gradient = rng.standard_normal((2, 70, 130))
+    results = []
+    for given, clear in ((gradient, False), (np.asfortranarray(gradient), True)):
+        w = rs.Parameter(start.copy(), "w")
+        optimizer = rs.Adam(0.1, parameters=[w])
+        optimizer.average_weights(0.5)
+        w.grad = given.copy(order="K")
+        optimizer.step(clear_grad=clear)
+        assert (not w.grad.any()) == clear
+        results.append((w.data, optimizer.state_dict()["w_average_0"]))
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_allclose(results[0][1], (start + results[0][0]) / 2, rtol=1e-15)
+
+
+def test_in_the_block_the_parameters_hold_the_mean() -> None:
+    w, optimizer = made()
+    step(optimizer)
+    inside = w.data
+    with optimizer.averaged():
+        assert w.data is inside
+        assert w.data.tolist() == [7, -5]
+    assert w.data.tolist() == [4, -8]
+    assert optimizer.state_dict()["w_average_0"].tolist() == [7, -5]
+    with pytest.raises(KeyError, match="out of here"), optimizer.averaged():
+        raise KeyError("out of here")
+    assert w.data.tolist() == [4, -8]
+
+
+def test_in_the_block_nothing_else_is_done() -> None:
+    _w, optimizer = made()
+    step(optimizer)
+    saved = optimizer.state_dict()
+    with optimizer.averaged():
+        for attempt in (
+            lambda: step(optimizer),
+            optimizer.state_dict,
+            lambda: optimizer.set_state_dict(saved),
+            lambda: optimizer.average_weights(0.5),
+            lambda: optimizer.add_param_group({"params": [rs.Parameter(np.zeros(1))]}),
+            lambda: optimizer.averaged().__enter__(),
+            optimizer.__getstate__,
+        ):
+            with pytest.raises(RuntimeError, match=r"leave the block of averaged\(\) first"):
+                attempt()
+    step(optimizer)
+
+
+def test_what_was_never_averaged_is_left_alone() -> None:
+    w, other = rs.Parameter(np.array([8.0]), "w"), rs.Parameter(np.array([8.0]), "other")
+    idle, frozen = rs.Parameter(np.array([2.0])), rs.Parameter(np.array([3.0]))
+    frozen.trainable = False
+    optimizer = rs.SGD(
+        1.0, [{"params": [w], "average_decay": 0.75}, {"params": [other, idle, frozen]}]
+    )
+    w.grad, other.grad, frozen.grad = np.array([4.0]), np.array([4.0]), np.array([4.0])
+    optimizer.step()
+    assert [key for key in optimizer.state_dict() if "average" in key] == ["w_average_0"]
+    with optimizer.averaged():
+        assert [p.data.item() for p in optimizer.parameters] == [7, 4, 2, 3]
+    assert [p.data.item() for p in optimizer.parameters] == [4, 4, 2, 3]
+
+
+def test_it_can_be_stopped_and_edited() -> None:
+    _w, optimizer = made()
+    step(optimizer)
+    optimizer.param_groups[0]["average_decay"] = 0.5
+    step(optimizer, 2.0)
+    assert optimizer.state_dict()["w_average_0"].tolist() == [4.5, -7.5]
+    optimizer.average_weights(None)
+    step(optimizer)
+    assert "w_average_0" not in optimizer.state_dict()
+    optimizer.average_weights(0.5)
+    step(optimizer, 0.0)  # begins anew
+    assert optimizer.state_dict()["w_average_0"].tolist() == [-2, -14]
+    optimizer.average_weights(None)
+    with pytest.raises(ValueError, match=r"average_weights\(\)"), optimizer.averaged():
+        pass
+
+
+def test_groups_that_come_later_are_averaged_too() -> None:
+    _w, optimizer = made()
+    late = rs.Parameter(np.array([8.0]), "late")
+    optimizer.add_param_group({"params": [late]})
+    step(optimizer)
+    assert optimizer.state_dict()["late_average_0"].tolist() == [7]
+
+
+@pytest.mark.parametrize(
+    ("decay", "error"),
+    [(1.0, ValueError), (-0.1, ValueError), (np.nan, ValueError), ("a", TypeError)],
+)
+def test_a_bad_decay_is_refused(decay: Any, error: type[Exception]) -> None:
+    w, optimizer = made(None)
+    with pytest.raises(error, match="decay"):
+        optimizer.average_weights(decay)
+    assert optimizer.param_groups[0]["average_decay"] is None
+    optimizer.param_groups[0]["average_decay"] = decay
+    with pytest.raises(error, match="average_decay"):
+        step(optimizer)
+    assert w.data.tolist() == [8, -4]
+
+
+def test_a_parameter_that_became_another_array_is_refused() -> None:
+    w, optimizer = made()
+    step(optimizer)
+    w.data = np.zeros(3)
+    with pytest.raises(ValueError, match="parameter 'w'"), optimizer.averaged():
+        pass
