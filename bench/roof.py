@@ -48,6 +48,11 @@ class Case(NamedTuple):
         update = Pass(1 + self.states + self.averages, 1)
         return [Pass(0, self.measured), update] if self.measured else [update]
 
+    @property
+    def bytes(self) -> str:
+        """Those of each pass, for a parameter."""
+        return " + ".join(str(one.bytes) for one in self.passes)
+
 
 CASES = {
     "SGD": Case(roofstep.SGD, 0),
@@ -126,8 +131,9 @@ def main() -> int:
         moved = sum(one.bytes for one in case.passes)
         own, loop, share = measure(case, args.parameters, args.repetitions, roof)
         rates = [moved * args.parameters / took / 1e9 for took in (own, loop)]
-        how = " + ".join(str(one.bytes) for one in case.passes)
-        print(f"| {name} | {how} | {rates[0]:.1f} | {rates[1]:.1f} | {share:.2f} |", flush=True)
+        print(
+            f"| {name} | {case.bytes} | {rates[0]:.1f} | {rates[1]:.1f} | {share:.2f} |", flush=True
+        )
         if share < BAR:
             below.append(name)
     if below:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import doctest
-import importlib
+import importlib.util
 import inspect
 import pkgutil
 import re
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import roofstep
+from roofstep import _core
 
 TOP = Path(__file__).parents[1]
 PAGES = [TOP / "README.md", *sorted(TOP.glob("docs/*.md"))]
@@ -39,9 +40,26 @@ def test_every_public_class_is_documented(cls: type) -> None:
         assert ">>> " in cls.__doc__
 
 
+def test_the_table_of_traffic_is_that_of_the_benchmark() -> None:
+    """And both have every optimizer, with what its rule keeps."""
+    spec = importlib.util.spec_from_file_location("roof", TOP / "bench" / "roof.py")
+    roof = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(roof)
+    page = (TOP / "docs" / "performance.md").read_text()
+    rows = dict(re.findall(r"^\| ([^|]+) \| ([\d +]+) \|", page, re.MULTILINE))
+    assert rows == {name: case.bytes for name, case in roof.CASES.items()}
+    made = {name: case.make(learning_rate=0.1) for name, case in roof.CASES.items()}
+    public = {cls for cls in CLASSES if issubclass(cls, roofstep.Optimizer)}
+    assert {*map(type, made.values())} == public - {roofstep.Optimizer, roofstep.LBFGS}
+    for name, optimizer in made.items():
+        states = _core.rules()[optimizer._rule(optimizer._defaults)][1]
+        assert roof.CASES[name].states == len(states), name
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_code_of_a_page(page: Path) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
-    assert blocks
+    text = page.read_text()
+    assert "```" in text
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     for block in blocks:
         exec(compile(block, str(page), "exec"), {})
