@@ -553,6 +553,15 @@ def plain(optimizer: rs.LBFGS) -> dict[str, Any]:
     return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in state.items()}
 
 
+def test_a_shallow_copy_remembers_by_itself() -> None:
+    optimizer, closure = made(rosenbrock, max_iter=3)
+    optimizer.step(closure)
+    twin = copy.copy(optimizer)
+    before = plain(twin)
+    optimizer.step(closure)
+    assert plain(twin) == before != plain(optimizer)
+
+
 def test_a_state_dict_is_plain_and_a_copy() -> None:
     optimizer, closure = made(rosenbrock)
     assert optimizer.state_dict()["state"] == {"func_evals": 0, "n_iter": 0}

@@ -831,6 +831,7 @@ def test_a_shallow_copy_shares_the_parameters_and_nothing_that_a_step_or_an_edit
     train(optimizer, 2)
     optimizer.param_groups[0]["beta1"] = 0.5
     optimizer.add_param_group({"params": [np.zeros(1)]})
+    optimizer.average_weights(0.5)
     assert same(twin.state_dict(), before)
     assert twin.parameters == optimizer.parameters[:-1]
 

@@ -716,7 +716,7 @@ class Optimizer:
         self.__dict__.update(attributes)
         self._lock = threading.Lock()
         # copy.copy gives the very objects: of these it shares the parameters and the schedule.
-        self._parameters = dict(self._parameters)
+        self._parameters, self._defaults = dict(self._parameters), dict(self._defaults)
         self.param_groups = [dict(group) for group in self.param_groups]
         self._states = state.laid_out(self._states, self._parameters)
         self._counts, self._numbers = self._counts.copy(), self._numbers.copy()

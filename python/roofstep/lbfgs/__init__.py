@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -272,6 +273,10 @@ class LBFGS(Optimizer):
             self._search, self._progress = search, progress
 
         return adopt
+
+    def __setstate__(self, attributes: dict[str, Any]) -> None:
+        super().__setstate__(attributes)
+        self._progress = copy.deepcopy(self._progress)
 
     def minimize(self, *_: Any, **__: Any) -> NoReturn:
         """Refused: see `step`.
