@@ -839,6 +839,21 @@ def test_overlapping_parameters_are_refused() -> None:
     np.testing.assert_array_equal(memory, np.ones(3))
 
 
+@pytest.mark.parametrize(
+    ("attr", "error"),
+    [
+        (rs.ParamAttr(learning_rate=0.5), ValueError),
+        (rs.ParamAttr(regularizer=Own(0.5)), TypeError),
+    ],
+)
+def test_parameters_that_no_step_would_take_are_not_added(attr: Any, error: Any) -> None:
+    optimizer = rs.LBFGS(parameters=[parameter()])
+    before = repr(optimizer), len(optimizer.param_groups)
+    with pytest.raises(error, match="'late'"):
+        optimizer.add_param_group({"params": [rs.Parameter(np.zeros(1), "late", attr)]})
+    assert (repr(optimizer), len(optimizer.param_groups)) == before
+
+
 def test_other_ways_to_step_are_refused() -> None:
     optimizer = rs.LBFGS(parameters=[parameter()])
     for way in (lambda: optimizer.minimize(lambda: 1.0), lambda: optimizer.apply_gradients([])):

@@ -110,6 +110,9 @@ class Optimizer:
     def _check_decay(self, name: str, value: Any) -> Any:
         return as_regularizer(name, value)
 
+    def _check_own(self, name: str, parameter: Parameter) -> None:
+        """Refuses what a parameter asks for and cannot get from this optimizer."""
+
     def _decays(
         self, group: Mapping[str, Any], name: str, parameter: Parameter
     ) -> tuple[float, float, float]:
@@ -214,6 +217,7 @@ class Optimizer:
                     f"name, so give each one of its own"
                 )
             _core.check_parameter(parameter.data, name)
+            self._check_own(name, parameter)
             owners[id(parameter.data)] = name
             added[name] = parameter
         self._parameters.update(added)

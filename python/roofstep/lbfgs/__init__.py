@@ -16,6 +16,7 @@ from roofstep.lbfgs.line_search import Trial, Try, strong_wolfe
 from roofstep.lbfgs.progress import Progress, restored
 from roofstep.lbfgs.space import Part, Space
 from roofstep.optimizer import Optimizer
+from roofstep.parameter import Parameter
 from roofstep.regularizer import L1Decay, L2Decay
 
 Array = np.ndarray[Any, Any]
@@ -128,7 +129,6 @@ class LBFGS(Optimizer):
                 "take them later, pass parameters=[...]"
             )
         super().__init__(learning_rate, parameters, weight_decay, grad_clip, name)
-        self._parts(self.param_groups)  # refuses what the parameters ask for and cannot get
         self._progress = Progress(self._search["history_size"])
 
     def __repr__(self) -> str:
@@ -161,14 +161,17 @@ class LBFGS(Optimizer):
             f"the penalty itself and not its gradient alone, add it to the loss in the closure"
         )
 
+    def _check_own(self, name: str, parameter: Parameter) -> None:
+        self._check_decay(f"regularizer of {name!r}", parameter.regularizer)
+        _require_one(f"learning_rate of {name!r}", self._multiplier(name, parameter))
+
     def _parts(self, groups: list[plan.Group]) -> list[Part]:
         """The trainable parameters of all groups, in the order in which they were given."""
         parts = {}
         for group, named in plan.members(groups, self._parameters):
             group.update(self._complete(group))
             for name, parameter in named:
-                self._check_decay(f"regularizer of {name!r}", parameter.regularizer)
-                _require_one(f"learning_rate of {name!r}", self._multiplier(name, parameter))
+                self._check_own(name, parameter)
                 l1, l2, _ = self._decays(group, name, parameter)
                 parts[name] = Part(name, parameter, l1, l2)
         return [parts[name] for name, p in self._parameters.items() if p.trainable]
