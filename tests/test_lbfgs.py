@@ -185,6 +185,16 @@ def test_memory_of_pairs_is_used_again() -> None:
     assert len(seen) == 2 * (3 + 1)  # one pair more than is kept
 
 
+@pytest.mark.parametrize("change", [1e200, 3e300])
+@pytest.mark.parametrize("length", [1.0, 1e-200, 1e300])
+def test_pairs_whose_products_overflow_are_left_out(change: float, length: float) -> None:
+    curvature = Curvature(2)
+    direction = np.array([-1.0, 1.0])
+    curvature.learn(change * direction, np.zeros(2), direction, length)
+    assert not curvature.pairs
+    assert curvature.descent(np.array([2.0, 3.0])).tolist() == [-2, -3]
+
+
 def test_products_do_not_depend_on_blas() -> None:
     n = 100_003  # several blocks
     a, b = np.random.default_rng(1).standard_normal((2, n))
@@ -661,6 +671,9 @@ def test_a_state_dict_that_does_not_fit_lists_all_and_changes_nothing() -> None:
         {"state": {**good, "old_yk": "ab"}},
         {"state": {**good, "d": [[1.0], [1.0, 2.0]]}},
         {"state": {**good, "shapes": np.ones(2)}},
+        {"state": {**good, "shapes": {"w": np.zeros(0)}}},
+        {"state": {**good, "H_diag": math.nan}},
+        {"state": {**good, "alpha": math.inf}},
     )
     for wrong in wrongs:
         with pytest.raises(ValueError, match="nothing was changed"):

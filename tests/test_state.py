@@ -273,6 +273,14 @@ def test_functions_and_classes_of_the_user_stay_those_of_the_constructor() -> No
         optimizer.set_state_dict(saved)
 
 
+def test_a_function_comes_from_no_state_dict() -> None:
+    optimizer = rs.Lamb(parameters=parameters())
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["exclude_from_weight_decay_fn"] = given
+    with nothing_changed(optimizer), pytest.raises(ValueError, match="is a function"):
+        optimizer.set_state_dict(saved)
+
+
 class Chooser(rs.Optimizer):
     """With a function and a pair among its settings."""
 
@@ -360,6 +368,7 @@ MISMATCHES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "clips": (at("grad_clips", {}), "'grad_clips' is no list"),
     "clip": (at("grad_clips.0.clip_norm", 0), "clip_norm: .* got 0"),
     "arguments": (at("grad_clips.0.other", 0), "other"),
+    "no clip": (at("grad_clips.0", None), "grad_clip: None in 'grad_clips' is no clip"),
     "place": (at("param_groups.0.grad_clip", 9), "grad_clip: 9 is no place in 'grad_clips'"),
     "no place": (at("param_groups.0.grad_clip", "x"), "grad_clip: 'x' is no place"),
     "shape": (at("p3_moment1_0", np.zeros(3)), r"'p3_moment1_0' is float64 of shape \(3,\)"),

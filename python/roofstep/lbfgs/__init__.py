@@ -37,8 +37,8 @@ class LBFGS(Optimizer):
 
     where f is the loss with the penalties of weight decay, and H its inverse Hessian as the last
     ``history_size`` pairs tell it: the steps :math:`s` and changes of the gradient :math:`y` of
-    which :math:`y^T s > 10^{-10}`, over :math:`(y^T s / y^T y) I` of the latest. The length
-    :math:`\eta` is the learning rate (in the very first iteration times
+    which :math:`y^T s > 10^{-10}` and no product overflows, over :math:`(y^T s / y^T y) I` of the
+    latest. The length :math:`\eta` is the learning rate (in the very first iteration times
     :math:`\min(1, 1 / \sum |\nabla f|)`), or with "strong_wolfe" the result of a line search that
     begins with it.
 
