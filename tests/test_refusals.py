@@ -645,7 +645,8 @@ ARGUMENTS: Table = {
     **{
         f"batch_num={value!r}": (
             lambda w, v=value: rs.ASGD(parameters=w, batch_num=v), error, "batch_num: expected ")
-        for value, error in [(0, ValueError), (-1, ValueError), (1.5, TypeError), (None, TypeError)]
+        for value, error in [(0, ValueError), (-1, ValueError), (1.5, TypeError), (None, TypeError),
+                             (2**31, ValueError), (10**400, ValueError)]
     },
     "no such option": (
         lambda w: rs.Optimizer(0.1, w, beta1=0.9), (TypeError, ValueError),
@@ -663,6 +664,10 @@ ARGUMENTS: Table = {
         lambda w: rs.ClipGradByGlobalNorm(np.ones(2)), TypeError, "clip_norm: .*ndarray"),
     "ClipGradByGlobalNorm auto_skip_clip": (
         lambda w: rs.ClipGradByGlobalNorm(1, "g", 1), TypeError, "auto_skip_clip: .*got 1"),
+    "ClipGradByGlobalNorm group_name": (
+        lambda w: rs.ClipGradByGlobalNorm(1, 3), TypeError, "group_name: .*got 3"),
+    "a long list for a number": (
+        lambda w: rs.Adam(0.1, w * 999), TypeError, r"beta1: .{,300} of type list"),
     "ClipGradByValue swapped": (
         lambda w: rs.ClipGradByValue(-1.0, 1.0), ValueError, "min: .*got 1.0.*swap"),
     # "use None for no limit" would be no remedy: max takes no None.
@@ -739,6 +744,16 @@ def test_the_ring_of_asgd_keeps_its_size() -> None:
     optimizer.param_groups[0]["batch_num"] = 3
     assert (p.data.tobytes(), optimizer.state_dict()["w_y_0"].tobytes()) == before
     optimizer.step()
+
+
+def test_states_that_no_memory_holds() -> None:
+    p = rs.Parameter(np.zeros(65536), "w")  # beyond all addresses, so it is none of overcommitment
+    optimizer = rs.ASGD(0.1, 2**31 - 1, [p])
+    p.grad = np.ones(65536)
+    with refused(MemoryError, "states: expected 112589990.* bytes"):
+        optimizer.step()
+    assert not p.data.any()
+    assert "w_step_0" not in optimizer.state_dict()
 
 
 def test_the_base_class_has_no_rule() -> None:

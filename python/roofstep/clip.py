@@ -250,7 +250,7 @@ class ClipGradByGlobalNorm(FusedClip):
         self, clip_norm: float, group_name: str = "default_group", auto_skip_clip: bool = False
     ) -> None:
         self._clip_norm = checks.real("clip_norm", clip_norm, "(0, inf]")
-        self.group_name = group_name
+        self.group_name = checks.text("group_name", group_name)
         self.auto_skip_clip = checks.flag("auto_skip_clip", auto_skip_clip)
 
     @property

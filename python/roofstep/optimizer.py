@@ -69,9 +69,7 @@ class Optimizer:
         **settings: Any,
     ) -> None:
         self._learning_rate = checks.learning_rate("learning_rate", learning_rate)
-        if name is not None and not isinstance(name, str):
-            raise TypeError(f"name: expected a str or None, got {name!r}; pass its str()")
-        self._name = name
+        self._name = None if name is None else checks.text("name", name)
         self._defaults: dict[str, Any] = {
             "learning_rate": 1.0,
             "weight_decay": weight_decay,

@@ -302,7 +302,7 @@ class ASGD(Optimizer):
         array([-1.5])
     """
 
-    _settings: ClassVar = {"batch_num": partial(checks.whole, least=1)}
+    _settings: ClassVar = {"batch_num": partial(checks.whole, least=1, most=2**31 - 1)}
 
     def __init__(
         self,

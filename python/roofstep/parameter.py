@@ -41,8 +41,8 @@ class ParamAttr:
     trainable: bool = True
 
     def __post_init__(self) -> None:
-        if self.name is not None and not isinstance(self.name, str):
-            raise TypeError(f"name: expected a str or None, got {self.name!r}; pass its str()")
+        if self.name is not None:
+            checks.text("name", self.name)
         if self.name == "":
             raise ValueError("name: expected a name, got ''; None lets the optimizer give one")
         checked = {
