@@ -129,7 +129,7 @@ def test_it_can_be_stopped_and_edited() -> None:
     step(optimizer, 0.0)  # begins anew
     assert optimizer.state_dict()["w_average_0"].tolist() == [-2, -14]
     optimizer.average_weights(None)
-    with pytest.raises(ValueError, match=r"average_weights\(\)"), optimizer.averaged():
+    with pytest.raises(ValueError, match=r"average_weights\(\), and step"), optimizer.averaged():
         pass
 
 

@@ -154,7 +154,8 @@ class Optimizer:
             if key not in known:
                 raise ValueError(
                     f"{key!r} is no setting of {type(self).__name__}, whose groups take "
-                    f"{', '.join(known)}; remove it or correct its spelling"
+                    f"{', '.join(known)}; remove it or correct its spelling (learning_rate is a "
+                    f"factor on the optimizer's)"
                 )
             if key == "params":
                 complete[key] = tuple(value)
@@ -280,9 +281,10 @@ class Optimizer:
         """Refuses two threads at once: a step lets go of the GIL while it writes."""
         if not self._lock.acquire(blocking=False):
             raise RuntimeError(
-                f"this {type(self).__name__} is being stepped by another thread, or its parameters "
-                f"hold their averaged weights; give each thread an optimizer of its own or a lock "
-                f"around this one, and leave the block of averaged() first"
+                f"this {type(self).__name__} is being stepped, by another thread or by a step that "
+                f"is asking for this, or its parameters hold their averaged weights; give each "
+                f"thread an optimizer of its own or a lock around this one, ask nothing of it in a "
+                f"closure or a clip, and leave the block of averaged() first"
             )
         try:
             yield
@@ -311,7 +313,8 @@ class Optimizer:
 
         after each update of a parameter; a begins as the parameter before its next update. It is
         kept as the state ``average`` and read with `averaged`. Groups may set ``average_decay`` to
-        average alone, or with another decay. (Polyak & Juditsky, Acceleration of stochastic
+        average alone, or with another decay; this call sets it in all groups, so edit those that
+        are to differ afterwards. (Polyak & Juditsky, Acceleration of stochastic
         approximation by averaging, 1992.)
 
         Args:
@@ -319,6 +322,8 @@ class Optimizer:
 
         Raises:
             TypeError, ValueError: ``decay`` is no number in there.
+            NotImplementedError: the optimizer keeps no averages, as `roofstep.LBFGS`.
+            RuntimeError: another thread is stepping this optimizer.
 
         Example:
             >>> import numpy as np, roofstep
@@ -334,13 +339,16 @@ class Optimizer:
             array([4.])
         """
         checked = None if decay is None else checks.fraction("decay", decay)
+        self._require_averages()
+        with self._alone():
+            for settings in (self._defaults, *self.param_groups):
+                settings["average_decay"] = checked
+
+    def _require_averages(self) -> None:
         if "average_decay" in self._refused:
             raise NotImplementedError(
                 f"average_weights: {type(self).__name__} keeps no averages; take another optimizer"
             )
-        with self._alone():
-            for settings in (self._defaults, *self.param_groups):
-                settings["average_decay"] = checked
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -352,14 +360,15 @@ class Optimizer:
 
         Raises:
             ValueError: no weights are averaged, or a parameter is no longer what it was.
-            RuntimeError: inside the block, whatever reads or writes the states: `step`,
-                `state_dict`, `set_state_dict`, and this.
+            RuntimeError: inside the block, whatever reads or writes states or groups: `step`,
+                `state_dict`, `set_state_dict`, `add_param_group`, `average_weights`, this, and
+                copies.
+            NotImplementedError: the optimizer keeps no averages.
         """
+        self._require_averages()
         with self._alone():
             if all(group.get("average_decay") is None for group in self.param_groups):
-                raise ValueError(
-                    "no weights are averaged; call average_weights() before the first step"
-                )
+                raise ValueError("no weights are averaged; call average_weights(), and step, first")
             keeps = self._current_plan().keeps
             pairs = tuple(
                 (name, parameter.data, self._states[name]["average"])
@@ -640,7 +649,8 @@ class Optimizer:
             dicts with the names of their ``params`` and their settings; ``defaults``, what a group
             takes that leaves a setting out; ``grad_clips``, the clips, to which the settings
             ``grad_clip`` point by position. Functions are left out, and of a clip or regularizer
-            of your own there is the name of its class alone.
+            of your own there is the name of its class alone. pickle takes it whole; or give the
+            arrays to `numpy.savez` and the rest to json, and join the two again.
 
         Raises:
             TypeError, ValueError: a setting was edited to a bad value.

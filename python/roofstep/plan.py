@@ -104,8 +104,8 @@ def members(
             name = names.pop(id(parameter), "")
             if not name:
                 raise ValueError(
-                    f"param_groups: {parameter!r} is new there, or twice; the parameters of an "
-                    f"optimizer cannot be exchanged, make another one for them"
+                    f"param_groups: {parameter!r} is new there, or twice; add new ones by "
+                    f"add_param_group(), and make another optimizer to exchange some"
                 )
             found[-1][1].append((name, parameter))
     for name in names.values():
