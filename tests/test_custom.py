@@ -411,6 +411,32 @@ def test_a_subclass_that_changes_nothing_is_what_its_base_is() -> None:
     assert optimizer.last_grad_norm == 4
 
 
+class Empty(rs.L2Decay):
+    """False, as a container without elements."""
+
+    def __len__(self) -> int:
+        return 0
+
+
+def test_what_is_false_is_still_asked() -> None:
+    w = rs.Parameter(np.ones(1), "w", rs.ParamAttr(regularizer=Empty(0.5)))
+    w.grad = np.zeros(1)
+    rs.SGD(1.0, [w], weight_decay=0.25).step()
+    assert w.data == 0.5
+
+    class Excluding(list[str]):
+        def __call__(self, parameter: rs.Parameter) -> bool:
+            return True
+
+    moved = []
+    for excludes in (Excluding(), lambda parameter: True):
+        v = rs.Parameter(np.ones(1), "v")
+        v.grad = np.ones(1)
+        rs.Lamb(parameters=[v], exclude_from_weight_decay_fn=excludes).step()
+        moved.append(v.data.item())
+    assert moved[0] == moved[1]
+
+
 def test_arithmetic_on_an_array_without_dimensions_gives_a_scalar_that_will_do() -> None:
     p = rs.Parameter(np.array(2.0, "f4"))
     p.grad = np.array(4.0, "f4")

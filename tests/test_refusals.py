@@ -243,6 +243,7 @@ BAD_STEPS: Table = {
     "grad_clip a class": (edit("grad_clip", rs.ClipGradByValue), TypeError, rf"clip: {SETTING}"),
     "unknown setting": (edit("lr", 0.1), ValueError, "'lr' .*learning_rate.*beta1"),
     "params replaced": (edit("params", ()), ValueError, "params"),
+    "params = None": (edit("params", None), TypeError, "'params' of a group: expected a list"),
     "params deleted": (lambda w: w.groups[-1].pop("params"), ValueError, "params"),
     "group added": (
         lambda w: w.groups.append({"params": [rs.Parameter(ones())]}), ValueError, "param_groups"),

@@ -347,7 +347,8 @@ MISMATCHES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
         at("param_groups.0.params", ["p9"]), r"'param_groups'\[0\] holds \['p9'\]"),
     "more params": (
         at("param_groups.0.params", ["p0", "p4"]), r"a group here holds \['p0'\]"),
-    "a group less": (at("param_groups.0", ...), r"a group here holds \['p0'\]"),
+    "a group less": (
+        at("param_groups.0", ...), r"a group here holds \['p0'\].*added after the loading"),
     "a group twice": (
         lambda saved: saved["param_groups"].append(saved["param_groups"][0]),
         r"'param_groups'\[4\] holds \['p0'\]"),
@@ -804,6 +805,19 @@ def test_copies_of_everything_but_optimizers(name: str, way: Callable[[Any], Any
     if isinstance(thing, rs.Parameter):
         assert twin.data.strides == thing.data.strides
         assert not np.shares_memory(twin.data, thing.data)
+
+
+class Tagged(rs.Parameter):
+    """With an attribute of the user's."""
+
+    def __init__(self, data: Any, tag: str) -> None:
+        super().__init__(data)
+        self.tag = tag
+
+
+@each_way
+def test_a_subclass_of_parameter_keeps_its_attributes(way: Callable[[Any], Any]) -> None:
+    assert way(Tagged(np.ones(2), "frozen")).tag == "frozen"
 
 
 @each_way

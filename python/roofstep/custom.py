@@ -37,8 +37,7 @@ def clip_of(group: Mapping[str, Any], parameter: Parameter) -> ClipGradBase | No
 
 def regularizer_of(group: Mapping[str, Any], parameter: Parameter) -> WeightDecayRegularizer | None:
     """The user's regularizer of a parameter, if it has one."""
-    own = parameter.regularizer
-    found = group.get("weight_decay") if own is None else own
+    found = regularizer.decay_of(group, parameter)
     is_users = isinstance(found, WeightDecayRegularizer) and not regularizer.is_fused(found)
     return found if is_users else None
 

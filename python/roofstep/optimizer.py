@@ -14,7 +14,7 @@ from roofstep import _core, checkpoint, checks, custom, groups, plan, state, thr
 from roofstep.clip import ClipGradBase, as_clip
 from roofstep.gradients import Directory, Gradients, as_pairs, as_row, differentiate
 from roofstep.parameter import Parameter
-from roofstep.regularizer import FusedDecay, as_regularizer
+from roofstep.regularizer import FusedDecay, as_regularizer, decay_of
 
 Array = np.ndarray[Any, Any]
 Pair = tuple[Parameter, Array]
@@ -115,7 +115,7 @@ class Optimizer:
         self, group: Mapping[str, Any], name: str, parameter: Parameter
     ) -> tuple[float, float, float]:
         """The coefficients l1 and l2 of coupled decay, and that of decoupled decay."""
-        regularizer = parameter.regularizer or group.get("weight_decay")
+        regularizer = decay_of(group, parameter)
         if not isinstance(regularizer, FusedDecay):
             return (0.0, 0.0, 0.0)
         return (regularizer.l1, regularizer.l2, 0.0)
@@ -158,7 +158,7 @@ class Optimizer:
                     f"factor on the optimizer's)"
                 )
             if key == "params":
-                complete[key] = tuple(value)
+                complete[key] = checks.sequence("'params' of a group", value)
             elif key == "learning_rate":
                 complete[key] = checks.non_negative("learning_rate of a group", value)
             elif key == "weight_decay":

@@ -935,7 +935,8 @@ class Lamb(_Adaptive):
     ) -> tuple[float, float, float]:
         l1, l2, _ = super()._decays(group, name, parameter)
         excludes = group["exclude_from_weight_decay_fn"]
-        return l1, l2, 0.0 if excludes and excludes(parameter) else group["lamb_weight_decay"]
+        excluded = excludes is not None and excludes(parameter)
+        return l1, l2, 0.0 if excluded else group["lamb_weight_decay"]
 
     def _adapts(self, group: Mapping[str, Any], l2: float, decay: float) -> bool:
         return group["always_adapt"] or decay > 0

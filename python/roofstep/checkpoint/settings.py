@@ -120,7 +120,8 @@ class Reader:
                 rest = {key: value for key, value in group.items() if key != "params"}
                 found[place] = self._settings(what, rest, current[place])
         self._problems += [
-            f"a group here holds {sorted(held)}, and none in 'param_groups' holds the same"
+            f"a group here holds {sorted(held)}, and none in 'param_groups' holds the same; "
+            f"what came later is to be added after the loading"
             for held in places
         ]
         return list(found.values())
