@@ -116,6 +116,16 @@ def test_what_was_never_averaged_is_left_alone() -> None:
     assert [p.data.item() for p in optimizer.parameters] == [4, 4, 2, 3]
 
 
+def test_a_group_that_stopped_keeps_its_weights_in_the_block() -> None:
+    w, v = rs.Parameter(np.array([8.0]), "w"), rs.Parameter(np.array([8.0]), "v")
+    optimizer = rs.SGD(1.0, [{"params": [w]}, {"params": [v]}])
+    optimizer.average_weights(0.75)
+    step(optimizer)
+    optimizer.param_groups[1]["average_decay"] = None
+    with optimizer.averaged():
+        assert (w.data.item(), v.data.item()) == (7, 4)
+
+
 def test_it_can_be_stopped_and_edited() -> None:
     _w, optimizer = made()
     step(optimizer)

@@ -906,6 +906,21 @@ def test_gradients_of_a_refused_minimize_are_not_used_by_the_next(arguments: Any
     assert (a.data == 0).all()
 
 
+def test_an_optimizer_that_was_stepped_before_the_loss_failed_keeps_its_parameters() -> None:
+    p = rs.Parameter(ones(), "v")
+    optimizer = rs.SGD(1.0)
+
+    def loss() -> float:
+        p.grad = ones()
+        optimizer.step()
+        raise LookupError("after the step")
+
+    with pytest.raises(LookupError, match="after the step"):
+        optimizer.minimize(loss, parameters=[p])
+    assert optimizer.parameters == (p,)
+    assert int(optimizer.state_dict()["v_step_0"]) == 1
+
+
 def test_an_optimizer_without_parameters_takes_none_in_a_refused_call() -> None:
     p = rs.Parameter(ones(), "v")
     q = rs.Parameter(ones(), "v")

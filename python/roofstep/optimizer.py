@@ -369,11 +369,11 @@ class Optimizer:
         with self._alone():
             if all(group.get("average_decay") is None for group in self.param_groups):
                 raise ValueError("no weights are averaged; call average_weights(), and step, first")
-            keeps = self._current_plan().keeps
+            self._current_plan()  # drops averages of groups that have stopped
             pairs = tuple(
                 (name, parameter.data, self._states[name]["average"])
                 for name, parameter in self._parameters.items()
-                if "average" in keeps[name].states and "average" in self._states.get(name, {})
+                if "average" in self._states.get(name, {})
             )
             _core.exchange(pairs)
             try:
