@@ -418,6 +418,24 @@ class Empty(rs.L2Decay):
         return 0
 
 
+class Labelled(rs.ClipGradByGlobalNorm):
+    """Equal to any of its kind, and so without a hash."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Labelled)
+
+
+def test_clips_that_are_equal_are_still_two() -> None:
+    clips = Labelled(1.0), Labelled(1.0)
+    params = [rs.Parameter(np.zeros(1)) for _ in clips]
+    groups = [{"params": [p], "grad_clip": c} for p, c in zip(params, clips, strict=True)]
+    optimizer = rs.SGD(1.0, groups)
+    for p, gradient in zip(params, (3.0, 4.0), strict=True):
+        p.grad = np.array([gradient])
+    optimizer.step()
+    assert [p.data.item() for p in params] == [-1, -1]
+
+
 def test_what_is_false_is_still_asked() -> None:
     w = rs.Parameter(np.ones(1), "w", rs.ParamAttr(regularizer=Empty(0.5)))
     w.grad = np.zeros(1)

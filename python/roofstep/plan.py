@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from roofstep import _core, custom
-from roofstep.clip import ClipGradBase, is_fused
+from roofstep.clip import is_fused
 from roofstep.parameter import Parameter
 
 Array = np.ndarray[Any, Any]
@@ -131,7 +131,7 @@ def make(
     entries: dict[str, tuple[Any, ...]] = {}
     keeps: dict[str, Keeps] = {}
     kinds: dict[tuple[Any, ...], Kind] = {}
-    shared_norms: dict[ClipGradBase, _core.Norm] = {}
+    shared_norms: dict[int, _core.Norm] = {}
     norms: dict[int, _core.Norm] = {}
     tasks: dict[str, custom.Task] = {}
     left_to_python = custom.clips(groups)
