@@ -564,6 +564,17 @@ def test_a_state_of_paddle(name: str, which: int, middle: str) -> None:
     assert same(after, before)
 
 
+def test_averages_begin_after_a_state_of_paddle() -> None:
+    p = rs.Parameter(np.array([8.0]), "p")
+    optimizer = rs.Momentum(1.0, 0.0, [p])
+    optimizer.average_weights(0.75)
+    optimizer.set_state_dict({"p_velocity_0": np.zeros(1)})
+    p.grad = np.array([4.0])
+    optimizer.step()
+    with optimizer.averaged():
+        assert p.data == 7
+
+
 def loaded(name: str, powers: dict[str, Any], dtype: str = "f4", **options: Any) -> int:
     """The count that an optimizer of one parameter comes to by these accumulators."""
     optimizer = OPTIMIZERS[name](parameters=[rs.Parameter(np.zeros(2, dtype), "p")], **options)
