@@ -238,6 +238,7 @@ class Optimizer:
             TypeError, ValueError: there are no parameters, a setting was edited to a bad value, the
                 schedule gives no finite rate, a parameter or gradient cannot be used, or memory
                 overlaps. Nothing has been written then.
+            MemoryError: there is none for the states. Nothing has been written then.
             RuntimeError: another thread is stepping this optimizer.
         """
         self._step(None, checks.flag("clear_grad", clear_grad))

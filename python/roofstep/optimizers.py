@@ -281,7 +281,7 @@ class ASGD(Optimizer):
 
     Args:
         learning_rate: :math:`\eta`, a number >= 0 or a schedule. Default 0.001.
-        batch_num: n >= 1, an int. It cannot change once there is a state. Default 1.
+        batch_num: n, an int from 1 to 2**31 - 1. It cannot change once there is a state. Default 1.
         parameters: see `Optimizer`; groups may also set batch_num.
         weight_decay: see `Optimizer`. Default None.
         grad_clip: see `Optimizer`. Default None.
