@@ -116,6 +116,29 @@ def test_what_was_never_averaged_is_left_alone() -> None:
     assert [p.data.item() for p in optimizer.parameters] == [4, 4, 2, 3]
 
 
+def test_it_is_saved_when_it_was_begun_and_not_yet_stepped() -> None:
+    w, optimizer = made(None)
+    step(optimizer)
+    optimizer.average_weights(0.75)
+    saved = optimizer.state_dict()
+    twin_w, twin = made(None)
+    twin_w.data[...] = w.data
+    twin.set_state_dict(saved)
+    for one in (optimizer, twin):
+        step(one)
+        assert one.state_dict()["w_average_0"].tolist() == [0.75 * 4, 0.75 * -8 + 0.25 * -12]
+
+
+def test_a_group_that_stopped_keeps_its_weights_in_the_block() -> None:
+    w, v = rs.Parameter(np.array([8.0]), "w"), rs.Parameter(np.array([8.0]), "v")
+    optimizer = rs.SGD(1.0, [{"params": [w]}, {"params": [v]}])
+    optimizer.average_weights(0.75)
+    step(optimizer)
+    optimizer.param_groups[1]["average_decay"] = None
+    with optimizer.averaged():
+        assert (w.data.item(), v.data.item()) == (7, 4)
+
+
 def test_it_can_be_stopped_and_edited() -> None:
     _w, optimizer = made()
     step(optimizer)
@@ -129,7 +152,7 @@ def test_it_can_be_stopped_and_edited() -> None:
     step(optimizer, 0.0)  # begins anew
     assert optimizer.state_dict()["w_average_0"].tolist() == [-2, -14]
     optimizer.average_weights(None)
-    with pytest.raises(ValueError, match=r"average_weights\(\)"), optimizer.averaged():
+    with pytest.raises(ValueError, match=r"average_weights\(\), and step"), optimizer.averaged():
         pass
 
 

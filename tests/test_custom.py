@@ -411,6 +411,50 @@ def test_a_subclass_that_changes_nothing_is_what_its_base_is() -> None:
     assert optimizer.last_grad_norm == 4
 
 
+class Empty(rs.L2Decay):
+    """False, as a container without elements."""
+
+    def __len__(self) -> int:
+        return 0
+
+
+class Labelled(rs.ClipGradByGlobalNorm):
+    """Equal to any of its kind, and so without a hash."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Labelled)
+
+
+def test_clips_that_are_equal_are_still_two() -> None:
+    clips = Labelled(1.0), Labelled(1.0)
+    params = [rs.Parameter(np.zeros(1)) for _ in clips]
+    groups = [{"params": [p], "grad_clip": c} for p, c in zip(params, clips, strict=True)]
+    optimizer = rs.SGD(1.0, groups)
+    for p, gradient in zip(params, (3.0, 4.0), strict=True):
+        p.grad = np.array([gradient])
+    optimizer.step()
+    assert [p.data.item() for p in params] == [-1, -1]
+
+
+def test_what_is_false_is_still_asked() -> None:
+    w = rs.Parameter(np.ones(1), "w", rs.ParamAttr(regularizer=Empty(0.5)))
+    w.grad = np.zeros(1)
+    rs.SGD(1.0, [w], weight_decay=0.25).step()
+    assert w.data == 0.5
+
+    class Excluding(list[str]):
+        def __call__(self, parameter: rs.Parameter) -> bool:
+            return True
+
+    moved = []
+    for excludes in (Excluding(), lambda parameter: True):
+        v = rs.Parameter(np.ones(1), "v")
+        v.grad = np.ones(1)
+        rs.Lamb(parameters=[v], exclude_from_weight_decay_fn=excludes).step()
+        moved.append(v.data.item())
+    assert moved[0] == moved[1]
+
+
 def test_arithmetic_on_an_array_without_dimensions_gives_a_scalar_that_will_do() -> None:
     p = rs.Parameter(np.array(2.0, "f4"))
     p.grad = np.array(4.0, "f4")
@@ -630,7 +674,7 @@ def test_a_class_or_a_function_is_no_clip_or_regularizer(key: str) -> None:
 def test_another_thing_than_a_parameter_in_a_group_is_refused_as_ever() -> None:
     world = World()
     world.optimizer.param_groups[0]["params"] = (*world.params[:2], ones())
-    with refused(ValueError, "param_groups: .*is new there"):
+    with refused(ValueError, "param_groups: .*is new there.*add_param_group"):
         world.optimizer.step()
 
 

@@ -185,6 +185,16 @@ def test_memory_of_pairs_is_used_again() -> None:
     assert len(seen) == 2 * (3 + 1)  # one pair more than is kept
 
 
+@pytest.mark.parametrize("change", [1e200, 3e300])
+@pytest.mark.parametrize("length", [1.0, 1e-200, 1e300])
+def test_pairs_whose_products_overflow_are_left_out(change: float, length: float) -> None:
+    curvature = Curvature(2)
+    direction = np.array([-1.0, 1.0])
+    curvature.learn(change * direction, np.zeros(2), direction, length)
+    assert not curvature.pairs
+    assert curvature.descent(np.array([2.0, 3.0])).tolist() == [-2, -3]
+
+
 def test_products_do_not_depend_on_blas() -> None:
     n = 100_003  # several blocks
     a, b = np.random.default_rng(1).standard_normal((2, n))
@@ -553,6 +563,15 @@ def plain(optimizer: rs.LBFGS) -> dict[str, Any]:
     return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in state.items()}
 
 
+def test_a_shallow_copy_remembers_by_itself() -> None:
+    optimizer, closure = made(rosenbrock, max_iter=3)
+    optimizer.step(closure)
+    twin = copy.copy(optimizer)
+    before = plain(twin)
+    optimizer.step(closure)
+    assert plain(twin) == before != plain(optimizer)
+
+
 def test_a_state_dict_is_plain_and_a_copy() -> None:
     optimizer, closure = made(rosenbrock)
     assert optimizer.state_dict()["state"] == {"func_evals": 0, "n_iter": 0}
@@ -616,9 +635,9 @@ def test_settings_that_do_not_fit_are_listed_with_the_rest() -> None:
 
 def test_no_averages() -> None:
     optimizer, _ = made(rosenbrock)
-    with pytest.raises(NotImplementedError, match="average_weights"):
+    with pytest.raises(NotImplementedError, match="keeps no averages"):
         optimizer.average_weights()
-    with pytest.raises(ValueError, match="no weights are averaged"), optimizer.averaged():
+    with pytest.raises(NotImplementedError, match="keeps no averages"), optimizer.averaged():
         pass
 
 
@@ -652,6 +671,9 @@ def test_a_state_dict_that_does_not_fit_lists_all_and_changes_nothing() -> None:
         {"state": {**good, "old_yk": "ab"}},
         {"state": {**good, "d": [[1.0], [1.0, 2.0]]}},
         {"state": {**good, "shapes": np.ones(2)}},
+        {"state": {**good, "shapes": {"w": np.zeros(0)}}},
+        {"state": {**good, "H_diag": math.nan}},
+        {"state": {**good, "alpha": math.inf}},
     )
     for wrong in wrongs:
         with pytest.raises(ValueError, match="nothing was changed"):
@@ -828,6 +850,21 @@ def test_overlapping_parameters_are_refused() -> None:
     with pytest.raises(ValueError, match="overlap"):
         rs.LBFGS(parameters=[a, b]).step(closure)
     np.testing.assert_array_equal(memory, np.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("attr", "error"),
+    [
+        (rs.ParamAttr(learning_rate=0.5), ValueError),
+        (rs.ParamAttr(regularizer=Own(0.5)), TypeError),
+    ],
+)
+def test_parameters_that_no_step_would_take_are_not_added(attr: Any, error: Any) -> None:
+    optimizer = rs.LBFGS(parameters=[parameter()])
+    before = repr(optimizer), len(optimizer.param_groups)
+    with pytest.raises(error, match="'late'"):
+        optimizer.add_param_group({"params": [rs.Parameter(np.zeros(1), "late", attr)]})
+    assert (repr(optimizer), len(optimizer.param_groups)) == before
 
 
 def test_other_ways_to_step_are_refused() -> None:

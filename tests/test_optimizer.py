@@ -1145,3 +1145,14 @@ def test_the_steps_of_rprop_begin_with_the_rate_and_all_factors() -> None:
     optimizer.param_groups[0]["learning_rate"] = 9.0  # too late
     optimizer.step()
     assert plain.data.item() == -0.5 - 1.2 * 0.5
+
+
+def test_a_parameter_that_is_stepped_later_begins_with_the_rate_of_then() -> None:
+    first, late = rs.Parameter(np.zeros(1), "first"), rs.Parameter(np.zeros(1), "late")
+    optimizer = rs.Rprop(0.25, parameters=[first, late])
+    first.grad = np.ones(1)
+    optimizer.step()
+    optimizer.param_groups[0]["learning_rate"] = 2.0  # which alone makes no new plan
+    late.grad = np.ones(1)
+    optimizer.step()
+    assert late.data.item() == -0.5

@@ -243,6 +243,7 @@ BAD_STEPS: Table = {
     "grad_clip a class": (edit("grad_clip", rs.ClipGradByValue), TypeError, rf"clip: {SETTING}"),
     "unknown setting": (edit("lr", 0.1), ValueError, "'lr' .*learning_rate.*beta1"),
     "params replaced": (edit("params", ()), ValueError, "params"),
+    "params = None": (edit("params", None), TypeError, "'params' of a group: expected a list"),
     "params deleted": (lambda w: w.groups[-1].pop("params"), ValueError, "params"),
     "group added": (
         lambda w: w.groups.append({"params": [rs.Parameter(ones())]}), ValueError, "param_groups"),
@@ -467,7 +468,8 @@ BAD_PARAMETERS: Table = {
     "params of set": (lambda w: [{"params": set(w)}], TypeError, "'params'.*order.* got .*set"),
     "params of array": (lambda w: [{"params": ones()}], TypeError, "'params'.*list.* got .*array"),
     "params of dict": (lambda w: [{"params": {"w": w}}], TypeError, "'params'.*list.* got .*dict"),
-    "unknown key": (lambda w: [{"params": w, "lr": 1}], ValueError, "'lr'.*learning_rate.*beta1"),
+    "unknown key": (
+        lambda w: [{"params": w, "lr": 1}], ValueError, "'lr'.*learning_rate.*beta1.*factor"),
     "momentum": (lambda w: [{"params": w, "momentum": 0}], ValueError, "'momentum'.*beta1"),
     "number as key": (lambda w: [{"params": w, 3: 0}], ValueError, "3.*beta1"),
     "group rate": (lambda w: [{"params": w, "learning_rate": -1}], ValueError, "rate.*got -1"),
@@ -645,7 +647,8 @@ ARGUMENTS: Table = {
     **{
         f"batch_num={value!r}": (
             lambda w, v=value: rs.ASGD(parameters=w, batch_num=v), error, "batch_num: expected ")
-        for value, error in [(0, ValueError), (-1, ValueError), (1.5, TypeError), (None, TypeError)]
+        for value, error in [(0, ValueError), (-1, ValueError), (1.5, TypeError), (None, TypeError),
+                             (2**31, ValueError), (10**30, ValueError)]
     },
     "no such option": (
         lambda w: rs.Optimizer(0.1, w, beta1=0.9), (TypeError, ValueError),
@@ -663,6 +666,10 @@ ARGUMENTS: Table = {
         lambda w: rs.ClipGradByGlobalNorm(np.ones(2)), TypeError, "clip_norm: .*ndarray"),
     "ClipGradByGlobalNorm auto_skip_clip": (
         lambda w: rs.ClipGradByGlobalNorm(1, "g", 1), TypeError, "auto_skip_clip: .*got 1"),
+    "ClipGradByGlobalNorm group_name": (
+        lambda w: rs.ClipGradByGlobalNorm(1, 3), TypeError, "group_name: .*got 3"),
+    "a long list for a number": (
+        lambda w: rs.Adam(0.1, w * 999), TypeError, r"beta1: .{,300} of type list"),
     "ClipGradByValue swapped": (
         lambda w: rs.ClipGradByValue(-1.0, 1.0), ValueError, "min: .*got 1.0.*swap"),
     # "use None for no limit" would be no remedy: max takes no None.
@@ -739,6 +746,16 @@ def test_the_ring_of_asgd_keeps_its_size() -> None:
     optimizer.param_groups[0]["batch_num"] = 3
     assert (p.data.tobytes(), optimizer.state_dict()["w_y_0"].tobytes()) == before
     optimizer.step()
+
+
+def test_states_that_no_memory_holds() -> None:
+    p = rs.Parameter(np.zeros(65536), "w")  # beyond all addresses, so it is none of overcommitment
+    optimizer = rs.ASGD(0.1, 2**31 - 1, [p])
+    p.grad = np.ones(65536)
+    with refused(MemoryError, "states: expected 112589990.* bytes"):
+        optimizer.step()
+    assert not p.data.any()
+    assert "w_step_0" not in optimizer.state_dict()
 
 
 def test_the_base_class_has_no_rule() -> None:
@@ -887,6 +904,21 @@ def test_gradients_of_a_refused_minimize_are_not_used_by_the_next(arguments: Any
     optimizer.minimize(loss)
     assert loss.calls == 2  # the loss was differentiated anew
     assert (a.data == 0).all()
+
+
+def test_an_optimizer_that_was_stepped_before_the_loss_failed_keeps_its_parameters() -> None:
+    p = rs.Parameter(ones(), "v")
+    optimizer = rs.SGD(1.0)
+
+    def loss() -> float:
+        p.grad = ones()
+        optimizer.step()
+        raise LookupError("after the step")
+
+    with pytest.raises(LookupError, match="after the step"):
+        optimizer.minimize(loss, parameters=[p])
+    assert optimizer.parameters == (p,)
+    assert int(optimizer.state_dict()["v_step_0"]) == 1
 
 
 def test_an_optimizer_without_parameters_takes_none_in_a_refused_call() -> None:

@@ -273,6 +273,14 @@ def test_functions_and_classes_of_the_user_stay_those_of_the_constructor() -> No
         optimizer.set_state_dict(saved)
 
 
+def test_a_function_comes_from_no_state_dict() -> None:
+    optimizer = rs.Lamb(parameters=parameters())
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["exclude_from_weight_decay_fn"] = given
+    with nothing_changed(optimizer), pytest.raises(ValueError, match="is a function"):
+        optimizer.set_state_dict(saved)
+
+
 class Chooser(rs.Optimizer):
     """With a function and a pair among its settings."""
 
@@ -339,7 +347,8 @@ MISMATCHES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
         at("param_groups.0.params", ["p9"]), r"'param_groups'\[0\] holds \['p9'\]"),
     "more params": (
         at("param_groups.0.params", ["p0", "p4"]), r"a group here holds \['p0'\]"),
-    "a group less": (at("param_groups.0", ...), r"a group here holds \['p0'\]"),
+    "a group less": (
+        at("param_groups.0", ...), r"a group here holds \['p0'\].*added after the loading"),
     "a group twice": (
         lambda saved: saved["param_groups"].append(saved["param_groups"][0]),
         r"'param_groups'\[4\] holds \['p0'\]"),
@@ -360,6 +369,7 @@ MISMATCHES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "clips": (at("grad_clips", {}), "'grad_clips' is no list"),
     "clip": (at("grad_clips.0.clip_norm", 0), "clip_norm: .* got 0"),
     "arguments": (at("grad_clips.0.other", 0), "other"),
+    "no clip": (at("grad_clips.0", None), "grad_clip: None in 'grad_clips' is no clip"),
     "place": (at("param_groups.0.grad_clip", 9), "grad_clip: 9 is no place in 'grad_clips'"),
     "no place": (at("param_groups.0.grad_clip", "x"), "grad_clip: 'x' is no place"),
     "shape": (at("p3_moment1_0", np.zeros(3)), r"'p3_moment1_0' is float64 of shape \(3,\)"),
@@ -552,6 +562,17 @@ def test_a_state_of_paddle(name: str, which: int, middle: str) -> None:
             dtype = optimizer.parameters[int(key[1])].data.dtype
             before[key] = np.array(float(dtype.type(before[key])))
     assert same(after, before)
+
+
+def test_averages_begin_after_a_state_of_paddle() -> None:
+    p = rs.Parameter(np.array([8.0]), "p")
+    optimizer = rs.Momentum(1.0, 0.0, [p])
+    optimizer.average_weights(0.75)
+    optimizer.set_state_dict({"p_velocity_0": np.zeros(1)})
+    p.grad = np.array([4.0])
+    optimizer.step()
+    with optimizer.averaged():
+        assert p.data == 7
 
 
 def loaded(name: str, powers: dict[str, Any], dtype: str = "f4", **options: Any) -> int:
@@ -797,6 +818,19 @@ def test_copies_of_everything_but_optimizers(name: str, way: Callable[[Any], Any
         assert not np.shares_memory(twin.data, thing.data)
 
 
+class Tagged(rs.Parameter):
+    """With an attribute of the user's."""
+
+    def __init__(self, data: Any, tag: str) -> None:
+        super().__init__(data)
+        self.tag = tag
+
+
+@each_way
+def test_a_subclass_of_parameter_keeps_its_attributes(way: Callable[[Any], Any]) -> None:
+    assert way(Tagged(np.ones(2), "frozen")).tag == "frozen"
+
+
 @each_way
 @each_rate
 def test_copies_of_optimizers(name: str, rate: Any, way: Callable[[Any], Any]) -> None:
@@ -831,6 +865,7 @@ def test_a_shallow_copy_shares_the_parameters_and_nothing_that_a_step_or_an_edit
     train(optimizer, 2)
     optimizer.param_groups[0]["beta1"] = 0.5
     optimizer.add_param_group({"params": [np.zeros(1)]})
+    optimizer.average_weights(0.5)
     assert same(twin.state_dict(), before)
     assert twin.parameters == optimizer.parameters[:-1]
 

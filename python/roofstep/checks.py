@@ -17,7 +17,8 @@ Check = Callable[[str, Any], Any]
 
 def shown(value: object) -> str:
     """A value and its type, for a message."""
-    return f"{value!r} of type {type(value).__name__}"
+    text = repr(value)  # of lists of parameters it may be very long
+    return f"{text if len(text) <= 200 else text[:200] + '...'} of type {type(value).__name__}"
 
 
 def real(name: str, value: object, interval: str = "(-inf, inf)") -> float:
@@ -81,6 +82,13 @@ def flag(name: str, value: object) -> bool:
     """True or False."""
     if not isinstance(value, bool):
         raise TypeError(f"{name}: expected True or False, got {shown(value)}; pass a bool")
+    return value
+
+
+def text(name: str, value: object) -> str:
+    """A string."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: expected a str, got {shown(value)}; pass its str()")
     return value
 
 

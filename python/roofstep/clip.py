@@ -72,8 +72,8 @@ class FusedClip(ClipGradBase):
         """The least and the greatest value of an element."""
         return (-math.inf, math.inf)
 
-    def norm(self, shared: dict[ClipGradBase, _core.Norm]) -> _core.Norm | None:
-        """The norm that the next parameter's gradient counts in; ``shared`` holds those so far."""
+    def norm(self, shared: dict[int, _core.Norm]) -> _core.Norm | None:
+        """The norm that the next parameter's gradient counts in; ``shared`` has those so far."""
         return None
 
     def _dygraph_clip(self, params_grads: Any) -> list[Pair]:
@@ -96,7 +96,7 @@ class FusedClip(ClipGradBase):
             if gradient is not None:
                 _core.check_gradient(gradient, parameter.data, parameter.name or f"param_{i}")
         pairs = [(parameter, gradient) for parameter, gradient in pairs if gradient is not None]
-        shared: dict[ClipGradBase, _core.Norm] = {}
+        shared: dict[int, _core.Norm] = {}
         return self.apply(pairs, [self.norm(shared) for _ in pairs])
 
     def apply(self, pairs: Sequence[Pair], norms: Sequence[_core.Norm | None]) -> list[Pair]:
@@ -210,7 +210,7 @@ class ClipGradByNorm(FusedClip):
         """The greatest norm."""
         return self._clip_norm
 
-    def norm(self, shared: dict[ClipGradBase, _core.Norm]) -> _core.Norm:
+    def norm(self, shared: dict[int, _core.Norm]) -> _core.Norm:
         """A norm of its own for every gradient."""
         return _core.Norm(self.clip_norm)
 
@@ -250,7 +250,7 @@ class ClipGradByGlobalNorm(FusedClip):
         self, clip_norm: float, group_name: str = "default_group", auto_skip_clip: bool = False
     ) -> None:
         self._clip_norm = checks.real("clip_norm", clip_norm, "(0, inf]")
-        self.group_name = group_name
+        self.group_name = checks.text("group_name", group_name)
         self.auto_skip_clip = checks.flag("auto_skip_clip", auto_skip_clip)
 
     @property
@@ -258,9 +258,9 @@ class ClipGradByGlobalNorm(FusedClip):
         """The greatest norm."""
         return self._clip_norm
 
-    def norm(self, shared: dict[ClipGradBase, _core.Norm]) -> _core.Norm:
+    def norm(self, shared: dict[int, _core.Norm]) -> _core.Norm:
         """The one norm of this object."""
-        return shared.setdefault(self, _core.Norm(self.clip_norm))
+        return shared.setdefault(id(self), _core.Norm(self.clip_norm))
 
     def __repr__(self) -> str:
         return f"ClipGradByGlobalNorm(clip_norm={self.clip_norm}, group_name={self.group_name!r})"

@@ -37,8 +37,7 @@ def clip_of(group: Mapping[str, Any], parameter: Parameter) -> ClipGradBase | No
 
 def regularizer_of(group: Mapping[str, Any], parameter: Parameter) -> WeightDecayRegularizer | None:
     """The user's regularizer of a parameter, if it has one."""
-    own = parameter.regularizer
-    found = group.get("weight_decay") if own is None else own
+    found = regularizer.decay_of(group, parameter)
     is_users = isinstance(found, WeightDecayRegularizer) and not regularizer.is_fused(found)
     return found if is_users else None
 
@@ -102,7 +101,7 @@ def _clip(tasks: Mapping[int, Task], gradients: Gradients) -> list[_core.Norm]:
     """Clips the gradients of the parameters that share a clip; returns the norms that it took."""
     clip = next(iter(tasks.values())).clip
     assert clip is not None
-    shared: dict[ClipGradBase, _core.Norm] = {}
+    shared: dict[int, _core.Norm] = {}
     norms = {i: clip.norm(shared) if is_fused(clip) else None for i in tasks}
     there = {i: (task.parameter, g) for i, task in tasks.items() if (g := gradients[i]) is not None}
     if is_fused(clip):

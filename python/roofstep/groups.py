@@ -85,13 +85,13 @@ def read(parameters: Iterable[Any], what: str = "parameters") -> list[dict[str, 
         params = item["params"]
         if isinstance(params, Parameter):
             params = [params]
-        row = _row("'params' of a group", params)
+        row = _row("'params' of a group", params, "parameters")
         groups.append({**item, "params": tuple(_as_parameter(what, item) for item in row)})
     return groups
 
 
-def _row(what: str, items: Any) -> list[Any]:
-    remedy = "pass a list or tuple of parameters, or of groups (dicts)"
+def _row(what: str, items: Any, of: str = "parameters, or of groups (dicts)") -> list[Any]:
+    remedy = f"pass a list or tuple of {of}"
     if isinstance(items, (Parameter, Mapping, str, bytes)) or hasattr(items, "__array__"):
         raise TypeError(f"{what}: expected a list or tuple, got {_kind(items)}; {remedy}")
     if isinstance(items, (set, frozenset)) or not isinstance(items, Iterable):

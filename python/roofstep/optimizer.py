@@ -14,7 +14,7 @@ from roofstep import _core, checkpoint, checks, custom, groups, plan, state, thr
 from roofstep.clip import ClipGradBase, as_clip
 from roofstep.gradients import Directory, Gradients, as_pairs, as_row, differentiate
 from roofstep.parameter import Parameter
-from roofstep.regularizer import FusedDecay, as_regularizer
+from roofstep.regularizer import FusedDecay, as_regularizer, decay_of
 
 Array = np.ndarray[Any, Any]
 Pair = tuple[Parameter, Array]
@@ -69,9 +69,7 @@ class Optimizer:
         **settings: Any,
     ) -> None:
         self._learning_rate = checks.learning_rate("learning_rate", learning_rate)
-        if name is not None and not isinstance(name, str):
-            raise TypeError(f"name: expected a str or None, got {name!r}; pass its str()")
-        self._name = name
+        self._name = None if name is None else checks.text("name", name)
         self._defaults: dict[str, Any] = {
             "learning_rate": 1.0,
             "weight_decay": weight_decay,
@@ -110,11 +108,14 @@ class Optimizer:
     def _check_decay(self, name: str, value: Any) -> Any:
         return as_regularizer(name, value)
 
+    def _check_own(self, name: str, parameter: Parameter) -> None:
+        """Refuses what a parameter asks for and cannot get from this optimizer."""
+
     def _decays(
         self, group: Mapping[str, Any], name: str, parameter: Parameter
     ) -> tuple[float, float, float]:
         """The coefficients l1 and l2 of coupled decay, and that of decoupled decay."""
-        regularizer = parameter.regularizer or group.get("weight_decay")
+        regularizer = decay_of(group, parameter)
         if not isinstance(regularizer, FusedDecay):
             return (0.0, 0.0, 0.0)
         return (regularizer.l1, regularizer.l2, 0.0)
@@ -153,10 +154,11 @@ class Optimizer:
             if key not in known:
                 raise ValueError(
                     f"{key!r} is no setting of {type(self).__name__}, whose groups take "
-                    f"{', '.join(known)}; remove it or correct its spelling"
+                    f"{', '.join(known)}; remove it or correct its spelling (learning_rate is a "
+                    f"factor on the optimizer's)"
                 )
             if key == "params":
-                complete[key] = tuple(value)
+                complete[key] = checks.sequence("'params' of a group", value)
             elif key == "learning_rate":
                 complete[key] = checks.non_negative("learning_rate of a group", value)
             elif key == "weight_decay":
@@ -214,6 +216,7 @@ class Optimizer:
                     f"name, so give each one of its own"
                 )
             _core.check_parameter(parameter.data, name)
+            self._check_own(name, parameter)
             owners[id(parameter.data)] = name
             added[name] = parameter
         self._parameters.update(added)
@@ -235,6 +238,7 @@ class Optimizer:
             TypeError, ValueError: there are no parameters, a setting was edited to a bad value, the
                 schedule gives no finite rate, a parameter or gradient cannot be used, or memory
                 overlaps. Nothing has been written then.
+            MemoryError: there is none for the states. Nothing has been written then.
             RuntimeError: another thread is stepping this optimizer.
         """
         self._step(None, checks.flag("clear_grad", clear_grad))
@@ -278,9 +282,10 @@ class Optimizer:
         """Refuses two threads at once: a step lets go of the GIL while it writes."""
         if not self._lock.acquire(blocking=False):
             raise RuntimeError(
-                f"this {type(self).__name__} is being stepped by another thread, or its parameters "
-                f"hold their averaged weights; give each thread an optimizer of its own or a lock "
-                f"around this one, and leave the block of averaged() first"
+                f"this {type(self).__name__} is being stepped, by another thread or by a step that "
+                f"is asking for this, or its parameters hold their averaged weights; give each "
+                f"thread an optimizer of its own or a lock around this one, ask nothing of it in a "
+                f"closure or a clip, and leave the block of averaged() first"
             )
         try:
             yield
@@ -309,7 +314,8 @@ class Optimizer:
 
         after each update of a parameter; a begins as the parameter before its next update. It is
         kept as the state ``average`` and read with `averaged`. Groups may set ``average_decay`` to
-        average alone, or with another decay. (Polyak & Juditsky, Acceleration of stochastic
+        average alone, or with another decay; this call sets it in all groups, so edit those that
+        are to differ afterwards. (Polyak & Juditsky, Acceleration of stochastic
         approximation by averaging, 1992.)
 
         Args:
@@ -317,6 +323,8 @@ class Optimizer:
 
         Raises:
             TypeError, ValueError: ``decay`` is no number in there.
+            NotImplementedError: the optimizer keeps no averages, as `roofstep.LBFGS`.
+            RuntimeError: another thread is stepping this optimizer.
 
         Example:
             >>> import numpy as np, roofstep
@@ -332,13 +340,16 @@ class Optimizer:
             array([4.])
         """
         checked = None if decay is None else checks.fraction("decay", decay)
+        self._require_averages()
+        with self._alone():
+            for settings in (self._defaults, *self.param_groups):
+                settings["average_decay"] = checked
+
+    def _require_averages(self) -> None:
         if "average_decay" in self._refused:
             raise NotImplementedError(
                 f"average_weights: {type(self).__name__} keeps no averages; take another optimizer"
             )
-        with self._alone():
-            for settings in (self._defaults, *self.param_groups):
-                settings["average_decay"] = checked
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -350,19 +361,20 @@ class Optimizer:
 
         Raises:
             ValueError: no weights are averaged, or a parameter is no longer what it was.
-            RuntimeError: inside the block, whatever reads or writes the states: `step`,
-                `state_dict`, `set_state_dict`, and this.
+            RuntimeError: inside the block, whatever reads or writes states or groups: `step`,
+                `state_dict`, `set_state_dict`, `add_param_group`, `average_weights`, this, and
+                copies.
+            NotImplementedError: the optimizer keeps no averages.
         """
+        self._require_averages()
         with self._alone():
             if all(group.get("average_decay") is None for group in self.param_groups):
-                raise ValueError(
-                    "no weights are averaged; call average_weights() before the first step"
-                )
-            keeps = self._current_plan().keeps
+                raise ValueError("no weights are averaged; call average_weights(), and step, first")
+            self._current_plan()  # drops averages of groups that have stopped
             pairs = tuple(
                 (name, parameter.data, self._states[name]["average"])
                 for name, parameter in self._parameters.items()
-                if "average" in keeps[name].states and "average" in self._states.get(name, {})
+                if "average" in self._states.get(name, {})
             )
             _core.exchange(pairs)
             try:
@@ -638,7 +650,8 @@ class Optimizer:
             dicts with the names of their ``params`` and their settings; ``defaults``, what a group
             takes that leaves a setting out; ``grad_clips``, the clips, to which the settings
             ``grad_clip`` point by position. Functions are left out, and of a clip or regularizer
-            of your own there is the name of its class alone.
+            of your own there is the name of its class alone. pickle takes it whole; or give the
+            arrays to `numpy.savez` and the rest to json, and join the two again.
 
         Raises:
             TypeError, ValueError: a setting was edited to a bad value.
@@ -716,7 +729,7 @@ class Optimizer:
         self.__dict__.update(attributes)
         self._lock = threading.Lock()
         # copy.copy gives the very objects: of these it shares the parameters and the schedule.
-        self._parameters = dict(self._parameters)
+        self._parameters, self._defaults = dict(self._parameters), dict(self._defaults)
         self.param_groups = [dict(group) for group in self.param_groups]
         self._states = state.laid_out(self._states, self._parameters)
         self._counts, self._numbers = self._counts.copy(), self._numbers.copy()

@@ -281,7 +281,7 @@ class ASGD(Optimizer):
 
     Args:
         learning_rate: :math:`\eta`, a number >= 0 or a schedule. Default 0.001.
-        batch_num: n >= 1, an int. It cannot change once there is a state. Default 1.
+        batch_num: n, an int from 1 to 2**31 - 1. It cannot change once there is a state. Default 1.
         parameters: see `Optimizer`; groups may also set batch_num.
         weight_decay: see `Optimizer`. Default None.
         grad_clip: see `Optimizer`. Default None.
@@ -302,7 +302,7 @@ class ASGD(Optimizer):
         array([-1.5])
     """
 
-    _settings: ClassVar = {"batch_num": partial(checks.whole, least=1)}
+    _settings: ClassVar = {"batch_num": partial(checks.whole, least=1, most=2**31 - 1)}
 
     def __init__(
         self,
@@ -935,7 +935,8 @@ class Lamb(_Adaptive):
     ) -> tuple[float, float, float]:
         l1, l2, _ = super()._decays(group, name, parameter)
         excludes = group["exclude_from_weight_decay_fn"]
-        return l1, l2, 0.0 if excludes and excludes(parameter) else group["lamb_weight_decay"]
+        excluded = excludes is not None and excludes(parameter)
+        return l1, l2, 0.0 if excluded else group["lamb_weight_decay"]
 
     def _adapts(self, group: Mapping[str, Any], l2: float, decay: float) -> bool:
         return group["always_adapt"] or decay > 0

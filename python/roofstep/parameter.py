@@ -41,8 +41,8 @@ class ParamAttr:
     trainable: bool = True
 
     def __post_init__(self) -> None:
-        if self.name is not None and not isinstance(self.name, str):
-            raise TypeError(f"name: expected a str or None, got {self.name!r}; pass its str()")
+        if self.name is not None:
+            checks.text("name", self.name)
         if self.name == "":
             raise ValueError("name: expected a name, got ''; None lets the optimizer give one")
         checked = {
@@ -126,13 +126,16 @@ class Parameter:
     need_clip: bool = _attribute("need_clip", "Whether its gradient is clipped and measured.")
     trainable: bool = _attribute("trainable", "Whether a step may change it.")
 
-    def __getstate__(self) -> tuple[ParamAttr, list[int], Any, Any]:
+    def __getstate__(self) -> tuple[Any, ...]:
         # NumPy pickles a permuted array in C order; in other memory a norm would have other bits.
         axes = sorted(range(self.data.ndim), key=lambda axis: -self.data.strides[axis])
-        return self._attr, axes, self.data.transpose(axes), self.grad
+        of_subclass = getattr(self, "__dict__", {})
+        return self._attr, axes, self.data.transpose(axes), self.grad, of_subclass
 
-    def __setstate__(self, state: tuple[ParamAttr, list[int], Any, Any]) -> None:
-        self._attr, axes, data, self.grad = state
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self._attr, axes, data, self.grad, of_subclass = state
+        for name, value in of_subclass.items():
+            setattr(self, name, value)
         self.data = data.transpose(np.argsort(axes)) if axes else data
 
     def __repr__(self) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from roofstep import _core, custom
-from roofstep.clip import ClipGradBase, is_fused
+from roofstep.clip import is_fused
 from roofstep.parameter import Parameter
 
 Array = np.ndarray[Any, Any]
@@ -104,8 +104,8 @@ def members(
             name = names.pop(id(parameter), "")
             if not name:
                 raise ValueError(
-                    f"param_groups: {parameter!r} is new there, or twice; the parameters of an "
-                    f"optimizer cannot be exchanged, make another one for them"
+                    f"param_groups: {parameter!r} is new there, or twice; add new ones by "
+                    f"add_param_group(), and make another optimizer to exchange some"
                 )
             found[-1][1].append((name, parameter))
     for name in names.values():
@@ -131,7 +131,7 @@ def make(
     entries: dict[str, tuple[Any, ...]] = {}
     keeps: dict[str, Keeps] = {}
     kinds: dict[tuple[Any, ...], Kind] = {}
-    shared_norms: dict[ClipGradBase, _core.Norm] = {}
+    shared_norms: dict[int, _core.Norm] = {}
     norms: dict[int, _core.Norm] = {}
     tasks: dict[str, custom.Task] = {}
     left_to_python = custom.clips(groups)

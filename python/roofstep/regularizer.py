@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -95,6 +96,12 @@ class FusedDecay(WeightDecayRegularizer):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(coeff={self.coeff})"
+
+
+def decay_of(group: Mapping[str, Any], parameter: Parameter) -> Any:
+    """The parameter's own regularizer, which wins, or the weight decay of its group."""
+    own = parameter.regularizer
+    return group.get("weight_decay") if own is None else own
 
 
 def is_fused(regularizer: object) -> bool:

@@ -23,13 +23,22 @@ def zeros(kinds: Iterable[tuple[State, Array]]) -> list[Array]:
 
     In 2 MB pages a pass over the memory is 5-15 % faster; side by side, the states of many small
     parameters share cache lines and pages.
+
+    Raises:
+        MemoryError: there is not so much.
     """
     kinds = list(kinds)
     offsets, end = [], 0
     for kind, parameter in kinds:
         offsets.append(end)
         end += -(-parameter.nbytes // _ALIGNMENT) * _ALIGNMENT * (kind.slots or 1)
-    block = _block(end)
+    try:
+        block = _block(end)
+    except (OSError, OverflowError) as error:  # as mmap says that there is none
+        raise MemoryError(
+            f"states: expected {end} bytes of memory for {len(kinds)} of them, got none; "
+            f"take smaller parameters, or an optimizer or settings that keep less"
+        ) from error
     return [
         np.ndarray(
             kind.shape(parameter),

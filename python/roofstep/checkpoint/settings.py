@@ -120,7 +120,8 @@ class Reader:
                 rest = {key: value for key, value in group.items() if key != "params"}
                 found[place] = self._settings(what, rest, current[place])
         self._problems += [
-            f"a group here holds {sorted(held)}, and none in 'param_groups' holds the same"
+            f"a group here holds {sorted(held)}, and none in 'param_groups' holds the same; "
+            f"what came later is to be added after the loading"
             for held in places
         ]
         return list(found.values())
@@ -186,7 +187,9 @@ class Reader:
         if isinstance(place, bool) or place not in range(len(self._descriptions)):
             raise ValueError(f"grad_clip: {place!r} is no place in 'grad_clips'")
         if place not in self._clips:
-            clip = self._same("grad_clip", self._descriptions[place], current)
+            if not isinstance(description := self._descriptions[place], Mapping):
+                raise ValueError(f"grad_clip: {description!r} in 'grad_clips' is no clip")
+            clip = self._same("grad_clip", description, current)
             if any(clip is other for other in self._clips.values()):
                 raise ValueError(f"grad_clip: {clip!r} is one object here, and was several")
             self._clips[place] = clip
@@ -202,6 +205,8 @@ class Reader:
 
 def _revived(key: str, saved: Any, current: Any) -> Any:
     """A clip or a regularizer from its description, or the one in use if it is the user's own."""
+    if _is_function(saved):
+        raise ValueError(f"{key}: {saved!r} is a function; those are the constructor's")
     if not isinstance(saved, Mapping):
         return saved
     name, arguments = saved.get("class"), {k: v for k, v in saved.items() if k != "class"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -15,6 +16,7 @@ from roofstep.lbfgs.line_search import Trial, Try, strong_wolfe
 from roofstep.lbfgs.progress import Progress, restored
 from roofstep.lbfgs.space import Part, Space
 from roofstep.optimizer import Optimizer
+from roofstep.parameter import Parameter
 from roofstep.regularizer import L1Decay, L2Decay
 
 Array = np.ndarray[Any, Any]
@@ -35,8 +37,8 @@ class LBFGS(Optimizer):
 
     where f is the loss with the penalties of weight decay, and H its inverse Hessian as the last
     ``history_size`` pairs tell it: the steps :math:`s` and changes of the gradient :math:`y` of
-    which :math:`y^T s > 10^{-10}`, over :math:`(y^T s / y^T y) I` of the latest. The length
-    :math:`\eta` is the learning rate (in the very first iteration times
+    which :math:`y^T s > 10^{-10}` and no product overflows, over :math:`(y^T s / y^T y) I` of the
+    latest. The length :math:`\eta` is the learning rate (in the very first iteration times
     :math:`\min(1, 1 / \sum |\nabla f|)`), or with "strong_wolfe" the result of a line search that
     begins with it.
 
@@ -48,8 +50,9 @@ class LBFGS(Optimizer):
     the memory of two vectors for each pair and some ten more. The pairs are those of one function:
     they are forgotten when another set of parameters is trainable, or a dtype or decay has changed.
 
-    `state_dict` has what it remembers under ``state``, with Paddle's names, and `set_state_dict`
-    takes Paddle's too. A line search ends as in Paddle, where torch stops it at ``max_eval``.
+    `state_dict` has what it remembers under ``state``, with Paddle's names and arrays among it, and
+    its own settings under ``search``; `set_state_dict` takes Paddle's too. A line search ends as in
+    Paddle, where torch stops it at ``max_eval``.
 
     Args:
         learning_rate: :math:`\eta`, a number >= 0 or a schedule, read once in a step. Default 1.0.
@@ -127,7 +130,6 @@ class LBFGS(Optimizer):
                 "take them later, pass parameters=[...]"
             )
         super().__init__(learning_rate, parameters, weight_decay, grad_clip, name)
-        self._parts(self.param_groups)  # refuses what the parameters ask for and cannot get
         self._progress = Progress(self._search["history_size"])
 
     def __repr__(self) -> str:
@@ -160,14 +162,17 @@ class LBFGS(Optimizer):
             f"the penalty itself and not its gradient alone, add it to the loss in the closure"
         )
 
+    def _check_own(self, name: str, parameter: Parameter) -> None:
+        self._check_decay(f"regularizer of {name!r}", parameter.regularizer)
+        _require_one(f"learning_rate of {name!r}", self._multiplier(name, parameter))
+
     def _parts(self, groups: list[plan.Group]) -> list[Part]:
         """The trainable parameters of all groups, in the order in which they were given."""
         parts = {}
         for group, named in plan.members(groups, self._parameters):
             group.update(self._complete(group))
             for name, parameter in named:
-                self._check_decay(f"regularizer of {name!r}", parameter.regularizer)
-                _require_one(f"learning_rate of {name!r}", self._multiplier(name, parameter))
+                self._check_own(name, parameter)
                 l1, l2, _ = self._decays(group, name, parameter)
                 parts[name] = Part(name, parameter, l1, l2)
         return [parts[name] for name, p in self._parameters.items() if p.trainable]
@@ -272,6 +277,10 @@ class LBFGS(Optimizer):
             self._search, self._progress = search, progress
 
         return adopt
+
+    def __setstate__(self, attributes: dict[str, Any]) -> None:
+        super().__setstate__(attributes)
+        self._progress = copy.deepcopy(self._progress)
 
     def minimize(self, *_: Any, **__: Any) -> NoReturn:
         """Refused: see `step`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Any, NamedTuple
 
@@ -11,7 +12,8 @@ Array = np.ndarray[Any, Any]
 
 # Elements of float64 that stay in a cache beside their operands.
 _BLOCK = 1 << 14
-# A pair of less curvature says nothing that rounding could not have said.
+# A pair of less curvature says nothing that rounding could not have said. One whose products
+# overflow would make the scale 0 or NaN, and no later direction would lead down.
 _LEAST_CURVATURE = 1e-10
 
 
@@ -70,15 +72,15 @@ class Curvature:
         with np.errstate(all="ignore"):
             np.subtract(new, old, out=y)
             np.multiply(direction, length, out=s)
-        curvature = dot(y, s)
+        curvature, square = dot(y, s), dot(y, y)
         self._spare = y, s
-        if not curvature > _LEAST_CURVATURE:
+        if not _LEAST_CURVATURE < curvature < math.inf or not square < math.inf:
             return
         self._spare = None
         if len(self.pairs) == self.most:
             self._spare = self.pairs.popleft()[:2]
         self.pairs.append(Pair(y, s, 1.0 / curvature))
-        self.scale = curvature / dot(y, y)
+        self.scale = curvature / square
 
     def descent(self, gradient: Array) -> Array:
         """Minus the inverse Hessian times the gradient, a new vector.

@@ -98,7 +98,7 @@ def restored(state: Any, space: Space, most: int, problems: list[str]) -> Progre
             f"to be alike and at most history_size={most}"
         )
     shapes, saved = _shapes(space), state.get("shapes")
-    if saved is not None and not (isinstance(saved, Mapping) and dict(saved) == shapes):
+    if saved is not None and not _same_shapes(saved, shapes):
         problems.append(f"'shapes' are {saved}, those of the trainable parameters {shapes}")
     if not problems:
         progress.curvature.pairs.extend(map(Pair, ys, ss, rhos))
@@ -107,6 +107,12 @@ def restored(state: Any, space: Space, most: int, problems: list[str]) -> Progre
 
 def _shapes(space: Space) -> dict[str, list[int]]:
     return {name: list(shape) for name, shape in space.shapes.items()}
+
+
+def _same_shapes(saved: Any, shapes: Mapping[str, list[int]]) -> bool:
+    if not isinstance(saved, Mapping) or saved.keys() != shapes.keys():
+        return False
+    return all(np.array_equal(saved[name], shape) for name, shape in shapes.items())
 
 
 class _Reader:
@@ -136,9 +142,9 @@ class _Reader:
 
     def as_number(self, key: str, value: Any) -> float:
         array = self._array(value)
-        if array.size == 1 and array.dtype.kind in "fiu":
+        if array.size == 1 and array.dtype.kind in "fiu" and np.isfinite(array).all():
             return float(array.item())
-        return self._bad(key, "is no number", 0.0)
+        return self._bad(key, "is no finite number", 0.0)
 
     def as_vector(self, key: str, value: Any) -> Array:
         array, space = self._array(value), self._space
