@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import roofstep as rs
+from roofstep import _core
 from test_exact import DTYPES, EVERY_ISA, OPTIMIZERS, default_case, draw, ordinary, run
 
 SIZES = (0, 1, 17, 4097, 140_001)
@@ -162,3 +163,34 @@ def test_a_parameter_that_became_another_array_is_refused() -> None:
     w.data = np.zeros(3)
     with pytest.raises(ValueError, match="parameter 'w'"), optimizer.averaged():
         pass
+
+
+def test_parameters_that_came_to_share_memory_are_refused() -> None:
+    """One after another, two exchanges with the same memory are not undone by doing them again."""
+    w, other = rs.Parameter(np.array([8.0]), "w"), rs.Parameter(np.array([2.0]), "other")
+    optimizer = rs.SGD(1.0, [w, other])
+    optimizer.average_weights(0.75)
+    step(optimizer)
+    other.data = w.data
+    with pytest.raises(ValueError, match="'w'.*'other'"), optimizer.averaged():
+        pass
+    assert w.data.tolist() == [4]
+
+
+def test_a_signal_during_the_exchange_leaves_the_weights_in_their_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ctrl-C, too, is raised when the exchange has returned, just before the block."""
+
+    class Interrupted(_core.Exchange):
+        def do(self) -> None:
+            super().do()
+            raise KeyboardInterrupt
+
+    w, optimizer = made()
+    step(optimizer)
+    monkeypatch.setattr(_core, "Exchange", Interrupted)
+    with pytest.raises(KeyboardInterrupt), optimizer.averaged():
+        pass
+    assert w.data.tolist() == [4, -8]
+    assert optimizer.state_dict()["w_average_0"].tolist() == [7, -5]

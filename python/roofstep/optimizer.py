@@ -349,7 +349,8 @@ class Optimizer:
         averaging began are left as they are. See `average_weights`.
 
         Raises:
-            ValueError: no weights are averaged, or a parameter is no longer what it was.
+            ValueError: no weights are averaged, a parameter is no longer what it was, or memory
+                overlaps. Nothing has been written then.
             RuntimeError: inside the block, whatever reads or writes the states: `step`,
                 `state_dict`, `set_state_dict`, and this.
         """
@@ -364,11 +365,12 @@ class Optimizer:
                 for name, parameter in self._parameters.items()
                 if "average" in keeps[name].states and "average" in self._states.get(name, {})
             )
-            _core.exchange(pairs)
+            exchange = _core.Exchange(pairs)
             try:
+                exchange.do()  # in here: what a signal meanwhile raises is raised after it
                 yield
             finally:
-                _core.exchange(pairs)
+                exchange.undo()
 
     def _current_plan(self) -> plan.Plan:
         if self._plan is None or not self._plan.holds_for(self.param_groups):
