@@ -739,6 +739,26 @@ def test_the_ring_of_asgd_keeps_its_size() -> None:
     optimizer.param_groups[0]["batch_num"] = 3
     assert (p.data.tobytes(), optimizer.state_dict()["w_y_0"].tobytes()) == before
     optimizer.step()
+    optimizer.param_groups[0]["batch_num"] = 4
+    optimizer.average_weights(0.5)  # a state that would be new
+    with refused(ValueError, "batch_num: parameter 'w' has 3 slots .* got 4"):
+        optimizer.step()
+    optimizer.param_groups[0]["batch_num"] = 3
+    p.data[...] = 5
+    optimizer.step()
+    np.testing.assert_allclose(optimizer.state_dict()["w_average_0"], (5 + p.data) / 2)
+
+
+@pytest.mark.parametrize("batch_num", [2**50, 2**62, 2**70])
+def test_states_beyond_the_memory_are_refused(batch_num: int) -> None:
+    p = rs.Parameter(ones(), "w")
+    optimizer = rs.ASGD(0.1, batch_num, [p])
+    p.grad = ones()
+    with refused(MemoryError, "states: expected room for [0-9]+ bytes, .* smaller batch_num"):
+        optimizer.step()
+    assert p.data.tobytes() == ones().tobytes()
+    optimizer.param_groups[0]["batch_num"] = 2
+    optimizer.step()
 
 
 def test_the_base_class_has_no_rule() -> None:
