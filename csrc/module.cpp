@@ -82,7 +82,8 @@ PYBIND11_MODULE(_core, m) {
 
   py::class_<Exchange>(m, "Exchange", "Of the two arrays in each (name, parameter, state).")
       .def(py::init<py::tuple>(), "pairs"_a)
-      .def("do", [](Exchange& e) { e.make(true); }, "Exchanges the contents.")
+      .def(
+          "do", [](Exchange& e) { e.make(true); }, "Exchanges the contents.")
       .def("undo", [](Exchange& e) { e.make(false); }, "Puts them back, if they are exchanged.");
 
   m.def("check_parameter", check_parameter, "array"_a, "name"_a,

@@ -172,7 +172,7 @@ def test_parameters_that_came_to_share_memory_are_refused() -> None:
     optimizer.average_weights(0.75)
     step(optimizer)
     other.data = w.data
-    with pytest.raises(ValueError, match="'w'.*'other'"), optimizer.averaged():
+    with pytest.raises(ValueError, match=r"'w'.*'other'"), optimizer.averaged():
         pass
     assert w.data.tolist() == [4]
 
