@@ -749,6 +749,17 @@ def test_the_ring_of_asgd_keeps_its_size() -> None:
     np.testing.assert_allclose(optimizer.state_dict()["w_average_0"], (5 + p.data) / 2)
 
 
+def test_a_gradient_in_any_slot_of_the_ring_is_refused() -> None:
+    p = rs.Parameter(ones(), "w")
+    optimizer = rs.ASGD(0.1, 3, [p])
+    p.grad = ones()
+    optimizer.step()
+    for slot in optimizer._states["w"]["y"]:
+        p.grad = slot
+        with refused(ValueError, "the gradient of parameter 'w'.* overlap in memory"):
+            optimizer.step()
+
+
 @pytest.mark.parametrize("batch_num", [2**50, 2**62, 2**70])
 def test_states_beyond_the_memory_are_refused(batch_num: int) -> None:
     p = rs.Parameter(ones(), "w")
