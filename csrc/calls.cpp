@@ -4,10 +4,9 @@
 #include <algorithm>
 #include <deque>
 #include <tuple>
-#include <utility>
 
-#include "arrays.hpp"
 #include "dispatch.hpp"
+#include "overlap.hpp"
 
 namespace py = pybind11;
 
@@ -29,17 +28,25 @@ void check_clearable(py::handle gradient, py::str name) {
   require_clearable(view(gradient.ptr(), subject), subject);
 }
 
-void exchange(const py::tuple& pairs) {
-  std::vector<std::pair<Array, Array>> arrays;
-  for (const py::handle pair : pairs) {
+Exchange::Exchange(py::tuple pairs) : held_(std::move(pairs)) {
+  std::vector<Span> spans;
+  for (const py::handle pair : held_) {
     const auto [name, parameter, state] =
         py::cast<std::tuple<py::object, py::object, py::object>>(pair);
     const Array param = view_parameter(parameter.ptr(), {parameter_role, name.ptr()});
     const Array other = view_parameter(state.ptr(), {state_role, name.ptr()});
     match_states(param, other, {parameter_role, name.ptr()});
-    arrays.push_back({param, other});
+    add_span(spans, param, parameter_role, name.ptr(), true);
+    add_span(spans, other, state_role, name.ptr(), true);
+    arrays_.push_back({param, other});
   }
-  for (const auto& [a, b] : arrays) std::swap_ranges(a.data, a.data + a.bytes(), b.data);
+  refuse_overlaps(spans);
+}
+
+void Exchange::make(bool exchanged) {
+  if (exchanged == exchanged_) return;
+  for (const auto& [a, b] : arrays_) std::swap_ranges(a.data, a.data + a.bytes(), b.data);
+  exchanged_ = exchanged;
 }
 
 void measure_rows(Norm& norm, const std::vector<py::tuple>& rows, int threads) {

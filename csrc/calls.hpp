@@ -4,8 +4,10 @@
 #include <pybind11/pybind11.h>
 
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "arrays.hpp"
 #include "engine.hpp"
 
 namespace roofstep {
@@ -21,9 +23,18 @@ void check_gradient(pybind11::handle gradient, pybind11::handle parameter, pybin
 // Throws, naming the parameter, unless its gradient could be filled with zeros.
 void check_clearable(pybind11::handle gradient, pybind11::str name);
 
-// Exchanges the contents of arrays, of which each entry (name, parameter, state) has two; throws
-// before the first, and is not interrupted between two.
-void exchange(const pybind11::tuple& pairs);
+// An exchange of the contents of arrays, of which each pair (name, parameter, state) has two: it
+// throws when it is made, and later no more. Done or undone once, it does nothing when asked again.
+class Exchange {
+ public:
+  explicit Exchange(pybind11::tuple pairs);
+  void make(bool exchanged);
+
+ private:
+  pybind11::tuple held_;
+  std::vector<std::pair<Array, Array>> arrays_;
+  bool exchanged_ = false;
+};
 
 // Takes the norm over rows (name, parameter's array, gradient), as a step does before it clips.
 void measure_rows(Norm& norm, const std::vector<pybind11::tuple>& rows, int threads);

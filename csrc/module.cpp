@@ -80,14 +80,18 @@ PYBIND11_MODULE(_core, m) {
       .def_property_readonly("factor", clip_factor, "What the gradients are multiplied by.")
       .def("measure", measure_rows, "rows"_a, "threads"_a, "Takes it; see calls.hpp.");
 
+  py::class_<Exchange>(m, "Exchange", "Of the two arrays in each (name, parameter, state).")
+      .def(py::init<py::tuple>(), "pairs"_a)
+      .def(
+          "do", [](Exchange& e) { e.make(true); }, "Exchanges the contents.")
+      .def("undo", [](Exchange& e) { e.make(false); }, "Puts them back, if they are exchanged.");
+
   m.def("check_parameter", check_parameter, "array"_a, "name"_a,
         "Raises, naming the parameter, unless the array could be stepped in place.");
   m.def("check_gradient", check_gradient, "gradient"_a, "parameter"_a, "name"_a, "role"_a = "",
         "Raises, naming the parameter, unless the array could be its gradient.");
   m.def("check_clearable", check_clearable, "gradient"_a, "name"_a,
         "Raises, naming the parameter, unless its gradient could be filled with zeros.");
-  m.def("exchange", exchange, "pairs"_a,
-        "Exchanges the contents of the two arrays in each (name, parameter, state).");
   m.def("stream", stream_arrays, "updated"_a, "read"_a, "threads"_a,
         "The traffic of an update and nothing else, for benchmarks: see calls.hpp.");
   m.def("step", gather_and_step, "entries"_a, "gradients"_a, "counts"_a, "carried"_a,

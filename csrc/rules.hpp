@@ -72,8 +72,8 @@ struct Lars {
   double momentum, lars_coeff, epsilon;
 
   double ratio(const Hyper& hyper, double param, double gradient) const {
-    if (!(param > 0 && gradient > 0)) return 1;
-    return lars_coeff * param / (gradient + hyper.l2 * param + epsilon);
+    const double below = gradient + hyper.l2 * param + epsilon;
+    return param > 0 && gradient > 0 && below > 0 ? lars_coeff * param / below : 1;
   }
 
   template <class T>

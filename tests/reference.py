@@ -272,10 +272,10 @@ def lamb_trust(p: float, u: float, s: Settings) -> float:
 
 
 def lars_trust(p: float, g: float, s: Settings) -> float:
-    if not (p > 0 and g > 0):
+    below = g + s.l2 * p + s.hyper["epsilon"]
+    if not (p > 0 and g > 0 and below > 0):
         return 1.0
-    with np.errstate(all="ignore"):
-        return float(np.float64(s.hyper["lars_coeff"] * p) / (g + s.l2 * p + s.hyper["epsilon"]))
+    return float(np.float64(s.hyper["lars_coeff"] * p) / below)
 
 
 RULES = {

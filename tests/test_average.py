@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import roofstep as rs
+from roofstep import _core
 from test_exact import DTYPES, EVERY_ISA, OPTIMIZERS, default_case, draw, ordinary, run
 
 SIZES = (0, 1, 17, 4097, 140_001)
@@ -20,7 +21,7 @@ def test_every_optimizer_averages_in_its_pass(name: str, dtype: Any) -> None:
     rng = np.random.default_rng(3)
     arrays, gradients = draw(rng, SIZES, dtype, ordinary)
     for clip in ("none", "global"):
-        run(default_case(name, average=0.75, clip=clip), arrays, gradients, EVERY_ISA)
+        run(default_case(name, average=0.9, clip=clip), arrays, gradients, EVERY_ISA)
 
 
 def made(decay: float | None = 0.75, **options: Any) -> tuple[rs.Parameter, rs.Optimizer]:
@@ -152,6 +153,9 @@ def test_it_can_be_stopped_and_edited() -> None:
     step(optimizer, 0.0)  # begins anew
     assert optimizer.state_dict()["w_average_0"].tolist() == [-2, -14]
     optimizer.average_weights(None)
+    optimizer.average_weights(0.5)
+    assert optimizer.state_dict()["w_average_0"].tolist() == [-2, -14]  # begins anew at once
+    optimizer.average_weights(None)
     with pytest.raises(ValueError, match=r"average_weights\(\), and step"), optimizer.averaged():
         pass
 
@@ -185,3 +189,36 @@ def test_a_parameter_that_became_another_array_is_refused() -> None:
     w.data = np.zeros(3)
     with pytest.raises(ValueError, match="parameter 'w'"), optimizer.averaged():
         pass
+
+
+def test_parameters_that_came_to_share_memory_are_refused() -> None:
+    """One after another, two exchanges with the same memory are not undone by doing them again."""
+    w, other = rs.Parameter(np.array([8.0]), "w"), rs.Parameter(np.array([2.0]), "other")
+    optimizer = rs.SGD(1.0, [w, other])
+    optimizer.average_weights(0.75)
+    step(optimizer)
+    other.data = w.data
+    with pytest.raises(ValueError, match=r"'w'.*'other'"), optimizer.averaged():
+        pass
+    assert w.data.tolist() == [4]
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_a_signal_during_the_exchange_leaves_the_weights_in_their_place(
+    monkeypatch: pytest.MonkeyPatch, done: bool
+) -> None:
+    """Ctrl-C, too, is raised when the exchange has returned, or right before it."""
+
+    class Interrupted(_core.Exchange):
+        def do(self) -> None:
+            if done:
+                super().do()
+            raise KeyboardInterrupt
+
+    w, optimizer = made()
+    step(optimizer)
+    monkeypatch.setattr(_core, "Exchange", Interrupted)
+    with pytest.raises(KeyboardInterrupt), optimizer.averaged():
+        pass
+    assert w.data.tolist() == [4, -8]
+    assert optimizer.state_dict()["w_average_0"].tolist() == [7, -5]

@@ -1156,3 +1156,14 @@ def test_a_parameter_that_is_stepped_later_begins_with_the_rate_of_then() -> Non
     late.grad = np.ones(1)
     optimizer.step()
     assert late.data.item() == -0.5
+
+
+@pytest.mark.parametrize("decay", [-1.0, -1.5])
+def test_a_negative_decay_does_not_turn_the_ratio_of_lars(decay: float) -> None:
+    """Where the norm of the gradient is no longer than that of the decay, there is no ratio."""
+    start = np.array([3.0, 4.0])
+    w = rs.Parameter(start.copy())
+    optimizer = rs.LARS(0.5, parameters=[w], weight_decay=decay, always_adapt=True)
+    w.grad = start.copy()
+    optimizer.step()
+    np.testing.assert_array_equal(w.data, start - 0.5 * (1 + decay) * start)

@@ -746,13 +746,32 @@ def test_the_ring_of_asgd_keeps_its_size() -> None:
     optimizer.param_groups[0]["batch_num"] = 3
     assert (p.data.tobytes(), optimizer.state_dict()["w_y_0"].tobytes()) == before
     optimizer.step()
+    optimizer.param_groups[0]["batch_num"] = 4
+    optimizer.average_weights(0.5)  # a state that would be new
+    with refused(ValueError, "batch_num: parameter 'w' has 3 slots .* got 4"):
+        optimizer.step()
+    optimizer.param_groups[0]["batch_num"] = 3
+    p.data[...] = 5
+    optimizer.step()
+    np.testing.assert_allclose(optimizer.state_dict()["w_average_0"], (5 + p.data) / 2)
+
+
+def test_a_gradient_in_any_slot_of_the_ring_is_refused() -> None:
+    p = rs.Parameter(ones(), "w")
+    optimizer = rs.ASGD(0.1, 3, [p])
+    p.grad = ones()
+    optimizer.step()
+    for slot in optimizer._states["w"]["y"]:
+        p.grad = slot
+        with refused(ValueError, "the gradient of parameter 'w'.* overlap in memory"):
+            optimizer.step()
 
 
 def test_states_that_no_memory_holds() -> None:
     p = rs.Parameter(np.zeros(65536), "w")  # beyond all addresses, so it is none of overcommitment
     optimizer = rs.ASGD(0.1, 2**31 - 1, [p])
     p.grad = np.ones(65536)
-    with refused(MemoryError, "states: expected 112589990.* bytes"):
+    with refused(MemoryError, "states: expected room for 112589990.* smaller batch_num"):
         optimizer.step()
     assert not p.data.any()
     assert "w_step_0" not in optimizer.state_dict()

@@ -344,6 +344,8 @@ class Optimizer:
         with self._alone():
             for settings in (self._defaults, *self.param_groups):
                 settings["average_decay"] = checked
+            if checked is None:
+                self._current_plan()  # drops the averages
 
     def _require_averages(self) -> None:
         if "average_decay" in self._refused:
@@ -360,7 +362,8 @@ class Optimizer:
         averaging began are left as they are. See `average_weights`.
 
         Raises:
-            ValueError: no weights are averaged, or a parameter is no longer what it was.
+            ValueError: no weights are averaged, a parameter is no longer what it was, or memory
+                overlaps. Nothing has been written then.
             RuntimeError: inside the block, whatever reads or writes states or groups: `step`,
                 `state_dict`, `set_state_dict`, `add_param_group`, `average_weights`, this, and
                 copies.
@@ -376,11 +379,12 @@ class Optimizer:
                 for name, parameter in self._parameters.items()
                 if "average" in self._states.get(name, {})
             )
-            _core.exchange(pairs)
+            exchange = _core.Exchange(pairs)
             try:
+                exchange.do()  # in here: what a signal meanwhile raises is raised after it
                 yield
             finally:
-                _core.exchange(pairs)
+                exchange.undo()
 
     def _current_plan(self) -> plan.Plan:
         if self._plan is None or not self._plan.holds_for(self.param_groups):

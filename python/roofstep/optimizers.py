@@ -197,10 +197,11 @@ class LARS(Optimizer):
         v \leftarrow \mu v + \eta r (g + \lambda p), \qquad
         p \leftarrow p - v
 
-    For batches so large that one rate for all layers diverges. r is 1 where a norm is 0, and for
-    parameters without L2 decay (by convention biases and the scales of normalizations) unless
-    ``always_adapt``. The norms are taken in a pass of their own, so a step reads parameters and
-    gradients twice. (You, Gitman & Ginsburg, Large batch training of convolutional networks, 2017.)
+    For batches so large that one rate for all layers diverges. r is 1 where a norm is 0 or a
+    negative :math:`\lambda` leaves nothing above 0 below the line, and for parameters without L2
+    decay (by convention biases and the scales of normalizations) unless ``always_adapt``. The norms
+    are taken in a pass of their own, so a step reads parameters and gradients twice. (You, Gitman &
+    Ginsburg, Large batch training of convolutional networks, 2017.)
 
     Args:
         learning_rate: :math:`\eta`, a number >= 0 or a schedule. Default 0.001.

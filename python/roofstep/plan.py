@@ -203,15 +203,13 @@ def _keeps(
 
 def _held(kept: Keeps, own: Mapping[str, Array], rule: str, name: str) -> tuple[Array, ...] | None:
     """The states in the order of the rule; None if some are still to be made."""
-    if not all(s in own for s in kept.states):
-        return None
     for s, state in kept.states.items():
-        if state.slots is not None and state.slots != own[s].shape[0]:
+        if state.slots is not None and s in own and state.slots != own[s].shape[0]:
             raise ValueError(
                 f"{RULES[rule][3]}: parameter {name!r} has {own[s].shape[0]} slots in its state "
                 f"{s!r}, got {state.slots}; set it back, or make a new optimizer"
             )
-    return tuple(own[s] for s in kept.states)
+    return tuple(own[s] for s in kept.states) if all(s in own for s in kept.states) else None
 
 
 def _sources(groups: Iterable[Group]) -> list[Any]:

@@ -32,13 +32,7 @@ def zeros(kinds: Iterable[tuple[State, Array]]) -> list[Array]:
     for kind, parameter in kinds:
         offsets.append(end)
         end += -(-parameter.nbytes // _ALIGNMENT) * _ALIGNMENT * (kind.slots or 1)
-    try:
-        block = _block(end)
-    except (OSError, OverflowError) as error:  # as mmap says that there is none
-        raise MemoryError(
-            f"states: expected {end} bytes of memory for {len(kinds)} of them, got none; "
-            f"take smaller parameters, or an optimizer or settings that keep less"
-        ) from error
+    block = _block(end)
     return [
         np.ndarray(
             kind.shape(parameter),
@@ -55,13 +49,19 @@ def zeros(kinds: Iterable[tuple[State, Array]]) -> list[Array]:
 
 def _block(size: int) -> Any:
     """Zeroed memory that begins at a page; the operating system hands it out at first touch."""
-    if hasattr(mmap, "MAP_PRIVATE"):
-        block = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if size >= _HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
-            with contextlib.suppress(OSError):  # it is advice, and a kernel may not take it
-                block.madvise(mmap.MADV_HUGEPAGE)
-        return block
-    return mmap.mmap(-1, max(size, 1))
+    private = hasattr(mmap, "MAP_PRIVATE")
+    flags = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if private else {}
+    try:
+        block = mmap.mmap(-1, max(size, 1), **flags)
+    except (OSError, OverflowError) as error:
+        raise MemoryError(
+            f"states: expected room for {size} bytes, got none ({error}); step fewer parameters, "
+            f"or keep less for each, such as a smaller batch_num of ASGD"
+        ) from None
+    if size >= _HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # it is advice, and a kernel may not take it
+            block.madvise(mmap.MADV_HUGEPAGE)
+    return block
 
 
 def laid_out(
