@@ -30,7 +30,12 @@ Array = np.ndarray[Any, Any]
 Case = dict[str, Any]
 Function = Callable[[Array], tuple[float, Array]]
 
-BARS = {"float64": 1e-12, "float32": 1e-4}  # of an iteration
+BARS = {"float64": 1e-12, "float32": 1e-6}  # of an iteration
+# In the valley, one iteration's search goes so far along the direction that the rounding of the
+# points to float32 decides: in float64, from the same state, roofstep comes 6e-6 to 2e-5 away from
+# both libraries, and up to 1.3e-5 from itself. Elsewhere the distance is at most 2.4e-7.
+UNSURE = {"function": "rosenbrock", "dtype": "float32", "learning_rate": 0.1}
+UNSURE_ITERATION, UNSURE_BAR = 6, 3e-5
 SHAPES = ((2, 2), (3,), ())
 BEGIN = np.array([1.24, -0.53, 0.45, -1.3, 0.91, 0.45, -0.54, 0.58])
 
@@ -287,12 +292,14 @@ def test_every_iteration_from_the_librarys_own_state(
         ):
             continue
         player = Roofstep(case, BEGIN)
-        for step in own:
+        searches = case["options"]["line_search_fn"] and UNSURE.items() <= case.items()
+        for i, step in enumerate(own):
             assert step.state is not None
             player.take_over(step.before, step.state)
             player.evaluations = 0
             player.step()
-            assert distance(player.point(), step.after) <= BARS[dtype], name
+            bar = UNSURE_BAR if searches and i == UNSURE_ITERATION else BARS[dtype]
+            assert distance(player.point(), step.after) <= bar, name
             assert player.evaluations == step.evaluations, name
             seen += 1
     assert seen == 2 * 2 * len(SETTINGS) * ITERATIONS
