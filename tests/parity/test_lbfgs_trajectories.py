@@ -325,14 +325,16 @@ def test_trajectories_in_float64(library: str, function: str) -> None:
     assert close >= {"rosenbrock": 0.5, "quadratic": 0.5}.get(function, 1.0) * total > 0
 
 
+# Where all ways lead to one minimum. That of the logistic loss is so flat that the last iteration
+# may be a longer or a shorter one.
 @libraries
-@pytest.mark.parametrize("function", ["logistic", "bumpy"])  # where all ways lead to one minimum
-def test_trajectories_in_float32(library: str, function: str) -> None:
+@pytest.mark.parametrize(("function", "bar"), [("logistic", 1e-5), ("bumpy", 1e-6)])
+def test_trajectories_in_float32(library: str, function: str, bar: float) -> None:
     cases = {n: c for n, c in CASES.items() if (c["function"], c["dtype"]) == (function, "float32")}
     for name in cases.keys() & recorded(library).keys():
         if cases[name]["options"]["max_iter"] > 1:
             ours, own = played(Roofstep, cases[name]), recorded(library)[name][0]
-            assert distance(ours[-1].after, own[-1].after) <= 1e-3, name
+            assert distance(ours[-1].after, own[-1].after) <= bar, name
 
 
 if __name__ == "__main__":
