@@ -111,7 +111,8 @@ struct Asgd {
 // Braun, 1993). After a change of sign an element rests for one step.
 struct Rprop {
   static constexpr const char* name = "rprop";
-  static constexpr Names fields{"shortest", "longest", "shrink", "grow"};
+  static constexpr Names fields{"learning_rate_range[0]", "learning_rate_range[1]", "etas[0]",
+                                "etas[1]"};
   static constexpr Names states{"prevs", "learning_rates"};
   double shortest, longest, shrink, grow;
 

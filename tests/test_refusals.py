@@ -734,6 +734,15 @@ def test_arguments(bad: Make, error: Error, pattern: str) -> None:
     assert rs.get_num_threads() == threads
 
 
+def test_a_range_that_the_dtype_cannot_hold_is_refused_by_its_own_name() -> None:
+    p = rs.Parameter(ones(), "w")
+    optimizer = rs.Rprop(0.1, (1e-5, 1e300), [p])
+    p.grad = ones()
+    with refused(ValueError, r"learning_rate_range\[1\]: .* 'w', float32, can hold, got 1e\+300"):
+        optimizer.step()
+    assert p.data.tobytes() == ones().tobytes()
+
+
 def test_the_ring_of_asgd_keeps_its_size() -> None:
     p = rs.Parameter(ones(), "w")
     optimizer = rs.ASGD(0.1, 3, [p])

@@ -18,7 +18,8 @@ STEPS = 6  # from the sixth RAdam rectifies
 FIELDS = {"momentum": 0.9, "beta1": 0.9, "beta2": 0.999, "rho": 0.95, "epsilon": 1e-8, "fade": 0.96}
 FIELDS["fade_rest"] = float(Decimal("0.96") - Decimal(FIELDS["fade"]))
 FIELDS |= {"beta3": 0.99, "lars_coeff": 0.1, "batch_num": 4}
-FIELDS |= {"shortest": 1e-5, "longest": 50.0, "shrink": 0.5, "grow": 1.2}
+FIELDS |= {"learning_rate_range[0]": 1e-5, "learning_rate_range[1]": 50.0}
+FIELDS |= {"etas[0]": 0.5, "etas[1]": 1.2}
 TRUSTING = ("lars", "lamb")
 DECAYS = [(0.0, 0.0, 0.0), (0.01, 0.0, 0.0), (0.0, 0.01, 0.1)]  # l1, l2, decoupled
 OPTIMIZERS = {
@@ -38,7 +39,7 @@ OPTIMIZERS = {
     "nadam": lambda fade, fade_rest, **k: roofstep.NAdam(momentum_decay=1.0, **k),
     "lars": lambda **k: roofstep.LARS(always_adapt=True, **k),
     "asgd": lambda **k: roofstep.ASGD(**k),
-    "rprop": lambda shortest, longest, shrink, grow, **k: roofstep.Rprop(**k),
+    "rprop": lambda **k: roofstep.Rprop(**{name: k[name] for name in k if "[" not in name}),
     "lamb": lambda **k: roofstep.Lamb(always_adapt=True, **k),
     "adan": lambda **k: roofstep.Adan(**k),
 }

@@ -400,9 +400,8 @@ class Rprop(Optimizer):
         return "rprop"
 
     def _fields(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        shortest, longest = group["learning_rate_range"]
-        shrink, grow = group["etas"]
-        return {"shortest": shortest, "longest": longest, "shrink": shrink, "grow": grow}
+        pairs = ("learning_rate_range", "etas")
+        return {f"{pair}[{i}]": value for pair in pairs for i, value in enumerate(group[pair])}
 
     def _initial(
         self, group: Mapping[str, Any], name: str, parameter: Parameter, state: str
