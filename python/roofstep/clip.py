@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeGuard
 
@@ -16,7 +17,7 @@ Array = np.ndarray[Any, Any]
 Pair = tuple[Parameter, Array]
 
 
-class ClipGradBase:
+class ClipGradBase(ABC):
     """What every clip is: called with pairs of parameter and gradient, it returns new pairs.
 
     For a clip of your own override ``_dygraph_clip(params_grads)`` and return pairs of the same
@@ -42,22 +43,13 @@ class ClipGradBase:
         array([-0.5,  0.5])
     """
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Refuses a class that could not clip."""
-        if cls._dygraph_clip is ClipGradBase._dygraph_clip:
-            raise TypeError(
-                f"{cls.__name__}: expected a class that overrides _dygraph_clip(params_grads), got "
-                f"one that does not; override it, or use a built-in clip such as ClipGradByNorm"
-            )
-        return super().__new__(cls)
-
     def __call__(self, params_grads: Iterable[tuple[Parameter, Array | None]]) -> list[Pair]:
         """The pairs after clipping; see the class."""
         return self._dygraph_clip(params_grads)
 
+    @abstractmethod
     def _dygraph_clip(self, params_grads: Any) -> list[Any]:
         """What a subclass overrides; the name is Paddle's."""
-        raise NotImplementedError
 
 
 class FusedClip(ClipGradBase):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 
-class WeightDecayRegularizer:
+class WeightDecayRegularizer(ABC):
     """What every regularizer is: called with a parameter, it returns a term for its gradient.
 
     For one of your own override ``__call__(param, grad, block=None)``: ``param.data`` is the array
@@ -39,15 +40,7 @@ class WeightDecayRegularizer:
         array([1. , 2.5])
     """
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Refuses a class that could not decay."""
-        if cls.__call__ is WeightDecayRegularizer.__call__:
-            raise TypeError(
-                f"{cls.__name__}: expected a class that overrides __call__(param, grad, block), "
-                f"got one that does not; override it, or use L1Decay or L2Decay"
-            )
-        return super().__new__(cls)
-
+    @abstractmethod
     def __call__(self, param: Parameter, grad: Array | None, block: None = None) -> Array:
         """The term that is added to the gradient.
 
@@ -56,7 +49,6 @@ class WeightDecayRegularizer:
             grad: its gradient, after clipping.
             block: of static graphs; None.
         """
-        raise NotImplementedError
 
 
 class FusedDecay(WeightDecayRegularizer):
