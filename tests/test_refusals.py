@@ -574,6 +574,9 @@ ARGUMENTS: Table = {
             ("0.9", TypeError), (True, TypeError), (np.ones(1), TypeError),
             *([(1.0, ValueError), (1 - 1e-17, ValueError)] if name != "epsilon" else ())]
     },
+    # As in torch, where the parameters come first, or as one may remember it.
+    "parameters second": (
+        lambda w: rs.Adam(0.1, w), TypeError, r"beta1: .*Parameter.*parameters=\[...\]"),
     "momentum < 0": (lambda w: rs.Momentum(0.1, -0.1, w), ValueError, "momentum: .*got -0.1"),
     "momentum = nan": (lambda w: rs.Momentum(0.1, math.nan, w), ValueError, "momentum: .*got nan"),
     "rescale_grad": (
