@@ -197,7 +197,6 @@ class Sums {
     }
     blocks_.resize(first_.back());
   }
-  bool empty() const { return blocks_.empty(); }
   BlockSum& at(std::size_t tensor, std::size_t begin) {
     return blocks_[first_[tensor] + begin / block_size];
   }
@@ -253,14 +252,15 @@ void measure_update(const Kernels& kernels, const Tensor& tensor, double clip, s
   }
 }
 
-// The trust ratio of every tensor, by a pass that computes the updates and stores nothing.
+// The trust ratio of every tensor, by a pass that computes the updates and stores nothing; none at
+// all if no tensor adapts.
 std::vector<double> take_ratios(const Kernels& kernels, const std::vector<Tensor>& tensors,
                                 const std::vector<Place>& places, const std::vector<Norm>& norms,
                                 int threads) {
-  std::vector<double> ratios(tensors.size(), 1);
   const auto adapts = [](const Tensor& tensor) { return tensor.adapts; };
+  if (std::none_of(tensors.begin(), tensors.end(), adapts)) return {};
+  std::vector<double> ratios(tensors.size(), 1);
   Sums params(tensors, adapts), measured(tensors, adapts);
-  if (params.empty()) return ratios;
   for_each_part(tensors, places, threads, [&](std::size_t i, std::size_t begin, std::size_t end) {
     const Tensor& tensor = tensors[i];
     if (!tensor.adapts) return;
@@ -298,7 +298,7 @@ void step(const Kernels& kernels, const std::vector<Tensor>& tensors, std::vecto
   const std::vector<double> ratios = take_ratios(kernels, tensors, places, norms, threads);
   for_each_part(tensors, places, threads, [&](std::size_t i, std::size_t begin, std::size_t end) {
     const Tensor& tensor = tensors[i];
-    const Factors factors{factor_of(tensor, norms), ratios[i]};
+    const Factors factors{factor_of(tensor, norms), ratios.empty() ? 1 : ratios[i]};
     const auto update_part = tensor.dtype == Dtype::f32 ? update<float> : update<double>;
     update_part(kernels, tensor, factors, begin, end);
   });

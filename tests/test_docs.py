@@ -8,6 +8,7 @@ import inspect
 import pkgutil
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -40,11 +41,29 @@ def test_every_public_class_is_documented(cls: type) -> None:
         assert ">>> " in cls.__doc__
 
 
+def bench(name: str) -> ModuleType:
+    """A script of bench/."""
+    spec = importlib.util.spec_from_file_location(name, TOP / "bench" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_benchmark_of_the_roof_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it finds at this size says nothing, nor does its exit code."""
+    arguments = ["roof.py", "--parameters", "5000", "--repetitions", "1"]
+    monkeypatch.setattr("sys.argv", arguments)
+    roof = bench("roof")
+    assert roof.main() in (0, 1)
+    rows = re.findall(r"^\| ([^|]+) \| [\d +]+ \|", capsys.readouterr().out, re.MULTILINE)
+    assert rows == list(roof.CASES)
+
+
 def test_the_table_of_traffic_is_that_of_the_benchmark() -> None:
     """And both have every optimizer, with what its rule keeps."""
-    spec = importlib.util.spec_from_file_location("roof", TOP / "bench" / "roof.py")
-    roof = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(roof)
+    roof = bench("roof")
     page = (TOP / "docs" / "performance.md").read_text()
     rows = dict(re.findall(r"^\| ([^|]+) \| ([\d +]+) \|", page, re.MULTILINE))
     assert rows == {name: case.bytes for name, case in roof.CASES.items()}

@@ -1,4 +1,4 @@
-"""What is chosen for the process: the ISA by ROOFSTEP_ISA, and how many threads a step uses."""
+"""What is chosen for the process, ISA and threads; and the streaming loops of every ISA."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from roofstep import _core, threads
@@ -198,3 +199,30 @@ print(os.waitpid(child, 0)[1])
 made.step()
 """
     assert output(COUNT + code) == "0"
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("updated", range(7))
+@pytest.mark.parametrize("read", range(5))
+def test_the_roof_moves_every_byte(isa: str, updated: int, read: int) -> None:
+    """A streaming loop that left some out would be a roof too high to reach."""
+    _core.set_isa(isa)
+    n = 65536 + 4099  # two pieces of work and a ragged tail
+    start = [np.full(n, 2.0 + i, np.float32) for i in range(updated)]
+    given = [np.arange(n, dtype=np.float32) % 7 + i for i in range(read)]
+    arrays = [array.copy() for array in start]
+    seen = _core.stream(tuple(arrays), tuple(given), 2)
+    total = sum(given, np.zeros(n, np.float32))
+    for array, before in zip(arrays, start, strict=True):
+        np.testing.assert_array_equal(array, before / 2 + total)
+    if not updated:
+        np.testing.assert_allclose(seen, total.sum(dtype=np.float64), rtol=1e-4)
+
+
+def test_the_roof_takes_arrays_of_one_kind() -> None:
+    one = np.zeros(8, np.float32)
+    for wrong in (np.zeros(8), np.zeros(9, np.float32), np.zeros(16, np.float32)[::2]):
+        with pytest.raises(ValueError, match="contiguous float32 arrays of one size"):
+            _core.stream((one,), (wrong,), 1)
+    with pytest.raises(ValueError, match="at most 6 arrays to update and 4 to read"):
+        _core.stream((), (one,) * 5, 1)

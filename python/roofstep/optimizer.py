@@ -413,19 +413,11 @@ class Optimizer:
         kinds = [(current.keeps[name].states[s], self._parameters[name].data) for s, name in wanted]
         arrays = state.zeros(kinds)
         for (s, name), (kind, parameter), array in zip(wanted, kinds, arrays, strict=True):
-            begin = kind.begin
-            if begin is None:
+            if kind.begin is None:
                 array[...] = parameter
-                continue
-            with np.errstate(over="ignore"):
-                fits = np.isfinite(array.dtype.type(begin))
-            if not fits:
-                raise ValueError(
-                    f"initial value of {s!r} of parameter {name!r}: expected a number that "
-                    f"{array.dtype} can hold, got {begin}; make it smaller"
-                )
-            if begin:
-                array.fill(begin)
+            elif kind.begin:
+                what = f"initial value of {s!r} of parameter {name!r}"
+                array.fill(checks.rounded(what, kind.begin, array.dtype))
         for (s, name), array in zip(wanted, arrays, strict=True):
             self._states.setdefault(name, {})[s] = array
         self._plan = None
