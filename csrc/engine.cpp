@@ -2,8 +2,10 @@
 #include "engine.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
+#include <thread>
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -50,8 +52,8 @@ std::vector<Place> cut(const std::vector<Tensor>& tensors) {
 template <class Work>
 void for_each_part(const std::vector<Tensor>& tensors, const std::vector<Place>& places,
                    [[maybe_unused]] int threads, const Work& work) {
-  const std::ptrdiff_t pieces = static_cast<std::ptrdiff_t>(places.size()) - 1;
-  const auto piece = [&](std::ptrdiff_t k) {
+  const std::size_t pieces = places.size() - 1;
+  const auto piece = [&](std::size_t k) {
     const Place first = places[k], last = places[k + 1];
     for (std::size_t i = first.tensor; i <= last.tensor && i < tensors.size(); ++i) {
       const std::size_t begin = i == first.tensor ? first.offset : 0;
@@ -60,18 +62,25 @@ void for_each_part(const std::vector<Tensor>& tensors, const std::vector<Place>&
     }
   };
 #ifdef _OPENMP
-  const int team = static_cast<int>(std::min<std::ptrdiff_t>(threads, pieces));
+  const int team = static_cast<int>(std::min<std::size_t>(threads, pieces));
   if (team > 1) {
+    std::atomic<std::size_t> next{0};
+    std::atomic<int> arrived{0};
 #pragma omp parallel num_threads(team)
     {
       const DefaultFloatingPoint mode;
-#pragma omp for schedule(dynamic, 1)
-      for (std::ptrdiff_t k = 0; k < pieces; ++k) piece(k);
+      ++arrived;
+      for (std::size_t k = next++; k < pieces; k = next++) piece(k);
+      // A thread of the pool that has fallen asleep may be woken on the CPU of this one, which by
+      // now has done the work of both: at the barrier, which spins, they would wait for each other.
+      if (omp_get_thread_num() == 0) {
+        while (arrived < omp_get_num_threads()) std::this_thread::yield();
+      }
     }
     return;
   }
 #endif
-  for (std::ptrdiff_t k = 0; k < pieces; ++k) piece(k);
+  for (std::size_t k = 0; k < pieces; ++k) piece(k);
 }
 
 template <class Element>
@@ -141,9 +150,9 @@ Run run_of(const Tensor& tensor, Factors factors, std::size_t begin, std::size_t
   for (int s = 0; s < max_states; ++s) {
     run.states[s] = tensor.states[s] ? at<Element>(tensor.states[s], begin) : nullptr;
   }
-  run.scale = tensor.scale * factors.clip;
-  run.clip_min = tensor.clip_min;
-  run.clip_max = tensor.clip_max;
+  run.scale = tensor.settings->scale * factors.clip;
+  run.clip_min = tensor.settings->clip_min;
+  run.clip_max = tensor.settings->clip_max;
   run.trust = factors.trust;
   return run;
 }
@@ -160,7 +169,7 @@ void update(const Kernels& kernels, const Tensor& tensor, Factors factors, std::
     tensor.prepared->loop(*tensor.prepared, run);
     if (tensor.average) {
       kernels.average[static_cast<int>(tensor.dtype)](at<Element>(tensor.average, begin), run.param,
-                                                      run.n, tensor.average_decay);
+                                                      run.n, *tensor.settings->average_decay);
     }
     if (!tensor.clear_grad) continue;
     if (tensor.grad_layout) {
@@ -211,20 +220,27 @@ class Sums {
   std::vector<BlockSum> blocks_;
 };
 
+template <class Element>
+void measure_grad(const Kernels& kernels, const Tensor& tensor, std::size_t begin, std::size_t end,
+                  BlockSum* sums) {
+  alignas(64) unsigned char buffer[block_size * sizeof(Element)];
+  const std::size_t stride = tensor.grad_layout ? block_size : end - begin;
+  for (; begin < end; begin += stride, ++sums) {
+    const std::size_t stop = std::min(begin + stride, end);
+    kernels.sum_squares[static_cast<int>(tensor.dtype)](read<Element>(tensor, begin, stop, buffer),
+                                                        stop - begin, sums);
+  }
+}
+
 void take_norms(const Kernels& kernels, const std::vector<Tensor>& tensors,
                 const std::vector<Place>& places, std::vector<Norm>& norms, int threads) {
   Sums sums(tensors, [](const Tensor& tensor) { return tensor.norm >= 0; });
   for_each_part(tensors, places, threads, [&](std::size_t i, std::size_t begin, std::size_t end) {
     const Tensor& tensor = tensors[i];
     if (tensor.norm < 0) return;
-    const auto sum_squares = kernels.sum_squares[static_cast<int>(tensor.dtype)];
-    alignas(64) unsigned char buffer[block_size * sizeof(double)];
-    for (; begin < end; begin += block_size) {
-      const std::size_t stop = std::min(begin + block_size, end);
-      const void* values = tensor.dtype == Dtype::f32 ? read<float>(tensor, begin, stop, buffer)
-                                                      : read<double>(tensor, begin, stop, buffer);
-      sums.at(i, begin) = sum_squares(values, stop - begin);
-    }
+    const auto measure_part =
+        tensor.dtype == Dtype::f32 ? measure_grad<float> : measure_grad<double>;
+    measure_part(kernels, tensor, begin, end, &sums.at(i, begin));
   });
   std::vector<SumSquares> totals(norms.size());
   for (std::size_t i = 0; i < tensors.size(); ++i) {
@@ -247,8 +263,8 @@ void measure_update(const Kernels& kernels, const Tensor& tensor, double clip, s
     Run run = run_of<Element>(tensor, {clip, 1}, begin, stop, buffer);
     run.measured = out;
     tensor.prepared->measure(*tensor.prepared, run);
-    *params++ = sum_squares(run.param, run.n);
-    *measured++ = sum_squares(out, run.n);
+    sum_squares(run.param, run.n, params++);
+    sum_squares(out, run.n, measured++);
   }
 }
 
@@ -257,13 +273,13 @@ void measure_update(const Kernels& kernels, const Tensor& tensor, double clip, s
 std::vector<double> take_ratios(const Kernels& kernels, const std::vector<Tensor>& tensors,
                                 const std::vector<Place>& places, const std::vector<Norm>& norms,
                                 int threads) {
-  const auto adapts = [](const Tensor& tensor) { return tensor.adapts; };
+  const auto adapts = [](const Tensor& tensor) { return tensor.settings->adapts; };
   if (std::none_of(tensors.begin(), tensors.end(), adapts)) return {};
   std::vector<double> ratios(tensors.size(), 1);
   Sums params(tensors, adapts), measured(tensors, adapts);
   for_each_part(tensors, places, threads, [&](std::size_t i, std::size_t begin, std::size_t end) {
     const Tensor& tensor = tensors[i];
-    if (!tensor.adapts) return;
+    if (!adapts(tensor)) return;
     const auto measure_part =
         tensor.dtype == Dtype::f32 ? measure_update<float> : measure_update<double>;
     measure_part(kernels, tensor, factor_of(tensor, norms), begin, end, &params.at(i, begin),
@@ -271,8 +287,9 @@ std::vector<double> take_ratios(const Kernels& kernels, const std::vector<Tensor
   });
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const Tensor& tensor = tensors[i];
-    if (!tensor.adapts) continue;
-    ratios[i] = tensor.rule->trust(*tensor.hyper, params.total(i).norm(), measured.total(i).norm());
+    if (!adapts(tensor)) continue;
+    ratios[i] = kernels.rules[tensor.settings->rule].trust(
+        tensor.settings->hyper, params.total(i).norm(), measured.total(i).norm());
   }
   return ratios;
 }

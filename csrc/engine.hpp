@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "kernels.hpp"
@@ -21,23 +22,28 @@ struct Norm {
   double value = 0;
 };
 
+// What a step does to the parameters of one kind.
+struct Settings {
+  int rule;  // an index into Kernels::rules, which is the same list for every ISA
+  Hyper hyper;
+  double scale, clip_min, clip_max;
+  bool adapts;                          // by the rule's trust ratio
+  std::optional<double> average_decay;  // none: the weights are not averaged
+};
+
 // A parameter that has a gradient.
 struct Tensor {
   Dtype dtype;
+  bool clear_grad;  // zeroes the gradient in the same pass
+  int norm;         // an index, or -1
   std::size_t size;
   void* param;
   void* grad;
   void* states[max_states];
+  void* average;              // null: its weights are not averaged
   const Layout* grad_layout;  // null: that of the parameter
-  bool clear_grad;            // zeroes the gradient in the same pass
-  const Rule* rule;
-  const Hyper* hyper;
+  const Settings* settings;
   const Prepared* prepared;
-  bool adapts;    // by the rule's trust ratio
-  void* average;  // null: its weights are not averaged
-  double average_decay;
-  double scale, clip_min, clip_max;
-  int norm;  // an index, or -1
   std::int64_t* step_count;
   double* carried;  // null if the rule carries nothing
   double carried_next;

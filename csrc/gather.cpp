@@ -270,14 +270,8 @@ std::vector<std::size_t> gather_and_step(const py::tuple& entries,
       tensor.carried_next = rule.carry(settings->hyper, now);
     }
     tensor.step_count = step_counts + i;
-    tensor.rule = &rule;
-    tensor.hyper = &settings->hyper;
+    tensor.settings = settings;
     tensor.prepared = constants.at(*settings, param.dtype, now, entry.name);
-    tensor.adapts = settings->adapts;
-    tensor.average_decay = settings->average_decay.value_or(0);
-    tensor.scale = settings->scale;
-    tensor.clip_min = settings->clip_min;
-    tensor.clip_max = settings->clip_max;
     tensor.norm = norm;
     tensors.push_back(tensor);
   }

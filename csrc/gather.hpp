@@ -11,15 +11,6 @@
 
 namespace roofstep {
 
-// The settings of one kind of parameter in an optimizer; bound to Python.
-struct Settings {
-  int rule;  // an index into Kernels::rules, which is the same list for every ISA
-  Hyper hyper;
-  double scale, clip_min, clip_max;
-  bool adapts;                          // by the rule's trust ratio
-  std::optional<double> average_decay;  // none: the weights are not averaged
-};
-
 // Takes from `fields` those that the rule names.
 Settings make_settings(const std::string& rule, const pybind11::dict& fields, double l1, double l2,
                        double decay, double scale, double clip_min, double clip_max, bool adapts,

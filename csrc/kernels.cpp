@@ -179,44 +179,88 @@ template <class... R>
 Table<R...> table_of(List<R...>);
 using AllRules = decltype(table_of(All{}));
 
-// Lane j adds up the squares of elements j, j + 64, ...; the lanes are then added as a tree. The
-// shape is the same for every ISA, and so are the bits.
+// Lane j of a block adds up the squares of its elements j, j + 64, ...; the lanes are then added as
+// a tree. The shape is the same for every ISA and however many blocks are summed side by side, and
+// so are the bits.
+constexpr std::size_t lanes = 64;
+
+// Memory gives more to a core that reads several blocks at once; their lanes must fit the
+// registers.
+#ifdef __AVX512F__
+constexpr std::size_t side_by_side = 4;
+#else
+constexpr std::size_t side_by_side = 2;
+#endif
+
 template <class Sum, class T>
-Sum add_squares(const T* __restrict values, std::size_t n, Sum factor) {
-  constexpr std::size_t lanes = 64;
-  Sum lane[lanes] = {};
-  const std::size_t whole = n - n % lanes;
-  for (std::size_t i = 0; i < whole; i += lanes) {
+[[gnu::always_inline]] inline void add_squares(Sum* __restrict lane, const T* __restrict values,
+                                               std::size_t n, Sum factor) {
 #pragma omp simd
-    for (std::size_t j = 0; j < lanes; ++j) {
-      const Sum x = factor * values[i + j];
-      lane[j] += x * x;
-    }
-  }
-  for (std::size_t j = 0; j < n - whole; ++j) {
-    const Sum x = factor * values[whole + j];
+  for (std::size_t j = 0; j < n; ++j) {
+    const Sum x = factor * values[j];
     lane[j] += x * x;
   }
+}
+
+template <class Sum>
+[[gnu::always_inline]] inline Sum add_lanes(Sum* lane) {
   for (std::size_t half = lanes / 2; half; half /= 2) {
     for (std::size_t j = 0; j < half; ++j) lane[j] += lane[j + half];
   }
   return lane[0];
 }
 
-// float32 sums are free beside the memory; where they lose bits, float64 takes the block over.
-BlockSum sum_squares_f32(const void* values, std::size_t n) {
-  const float* x = static_cast<const float*>(values);
-  const double sum = add_squares<float>(x, n, 1);
-  if (sum > 1e-25 && sum < 1e37) return {sum, 0};
-  return {add_squares<double>(x, n, 1), 0};
+// The sum of a block, or of what is left of one.
+template <class Sum, class T>
+Sum sum_block(const T* values, std::size_t n, Sum factor) {
+  Sum lane[lanes] = {};
+  std::size_t i = 0;
+  for (; i + lanes <= n; i += lanes) add_squares<Sum, T>(lane, values + i, lanes, factor);
+  add_squares<Sum, T>(lane, values + i, n - i, factor);
+  return add_lanes(lane);
 }
 
-BlockSum sum_squares_f64(const void* values, std::size_t n) {
-  const double* x = static_cast<const double*>(values);
-  const double sum = add_squares<double>(x, n, 1);
+// The sums of as many whole blocks as are read side by side.
+template <class T>
+void sum_blocks(const T* values, T* sums) {
+  T lane[side_by_side][lanes] = {};
+  for (std::size_t i = 0; i < block_size; i += lanes) {
+    for (std::size_t b = 0; b < side_by_side; ++b) {
+      add_squares<T, T>(lane[b], values + b * block_size + i, lanes, 1);
+    }
+  }
+  for (std::size_t b = 0; b < side_by_side; ++b) sums[b] = add_lanes(lane[b]);
+}
+
+// float32 sums are free beside the memory; where they lose bits, float64 takes the block over.
+BlockSum settled(const float* x, std::size_t n, float sum) {
+  if (sum > 1e-25 && sum < 1e37) return {sum, 0};
+  return {sum_block<double>(x, n, 1), 0};
+}
+
+BlockSum settled(const double* x, std::size_t n, double sum) {
   if (sum > 1e-290 && sum < 1e290) return {sum, 0};
-  if (sum <= 1e-290) return {add_squares<double>(x, n, 0x1p600), -1};
-  return {add_squares<double>(x, n, 0x1p-600), 1};
+  if (sum <= 1e-290) return {sum_block<double>(x, n, 0x1p600), -1};
+  return {sum_block<double>(x, n, 0x1p-600), 1};
+}
+
+template <class T>
+void sum_squares(const void* values, std::size_t n, BlockSum* out) {
+  const T* x = static_cast<const T*>(values);
+  constexpr std::size_t group = side_by_side * block_size;
+  for (; n >= group; n -= group, x += group) {
+    T sums[side_by_side];
+    sum_blocks(x, sums);
+    for (std::size_t b = 0; b < side_by_side; ++b) {
+      *out++ = settled(x + b * block_size, block_size, sums[b]);
+    }
+  }
+  while (n) {
+    const std::size_t size = n < block_size ? n : block_size;
+    *out++ = settled(x, size, sum_block<T>(x, size, 1));
+    n -= size;
+    x += size;
+  }
 }
 
 template <class T>
@@ -242,7 +286,7 @@ constexpr Kernels with_streams(Kernels table, std::index_sequence<U...>) {
 constexpr Kernels without_streams{ROOFSTEP_ISA_NAME,
                                   sizeof(AllRules::rules) / sizeof(Rule),
                                   AllRules::rules,
-                                  {sum_squares_f32, sum_squares_f64},
+                                  {sum_squares<float>, sum_squares<double>},
                                   {average<float>, average<double>},
                                   {}};
 

@@ -84,7 +84,8 @@ struct Kernels {
   const char* isa;
   int rule_count;
   const Rule* rules;
-  BlockSum (*sum_squares[dtypes])(const void* values, std::size_t n);  // of one block at most
+  // One sum for each block of n adjacent elements.
+  void (*sum_squares[dtypes])(const void* values, std::size_t n, BlockSum* sums);
   // average += (1 - decay) * (values - average)
   void (*average[dtypes])(void* average, const void* values, std::size_t n, double decay);
   // The traffic of an update and hardly any arithmetic, by the counts of arrays.

@@ -54,12 +54,19 @@ int main(int argc, char** argv) {
   receive(&told, sizeof told);
   const roofstep::Rule& rule = rule_named(told.rule);
 
-  roofstep::Hyper hyper{};
+  roofstep::Settings settings{};
+  settings.rule = static_cast<int>(&rule - roofstep::kernels().rules);
+  roofstep::Hyper& hyper = settings.hyper;
   std::memcpy(hyper.fields, told.fields, sizeof hyper.fields);
   hyper.learning_rate = told.learning_rate;
   hyper.l1 = told.l1;
   hyper.l2 = told.l2;
   hyper.decay = told.decay;
+  settings.scale = told.scale;
+  settings.clip_min = told.clip_min;
+  settings.clip_max = told.clip_max;
+  settings.adapts = told.adapts != 0;
+  settings.average_decay = told.average_decay;
 
   roofstep::Tensor tensor{};
   tensor.dtype = static_cast<roofstep::Dtype>(told.dtype);
@@ -69,16 +76,10 @@ int main(int argc, char** argv) {
   tensor.param = memory[0].data();
   tensor.grad = memory[1].data();
   tensor.average = memory[2].data();
-  tensor.average_decay = told.average_decay;
-  tensor.adapts = told.adapts != 0;
-  tensor.rule = &rule;
-  tensor.hyper = &hyper;
+  tensor.settings = &settings;
   const std::size_t slots = static_cast<std::size_t>(told.slots);
   if (rule.state_count) memory[2 + rule.state_count].resize(slots * bytes);
   for (int s = 0; s < rule.state_count; ++s) tensor.states[s] = memory[3 + s].data();
-  tensor.scale = told.scale;
-  tensor.clip_min = told.clip_min;
-  tensor.clip_max = told.clip_max;
   tensor.norm = 0;
   std::int64_t count = 0;
   double carried = 1;

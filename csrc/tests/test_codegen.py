@@ -79,12 +79,27 @@ def test_norm_and_mean_are_packed(build: Build) -> None:
         sums = {
             name: lines
             for name, lines in functions(build, isa).items()
-            if f"{isa}::add_squares<" in name or f"{isa}::average<" in name
+            if re.search(rf"{isa}::(sum_blocks?|average)<", name)
         }
-        assert len(sums) == 3 + 2
+        assert len({name.split(" [clone")[0] for name in sums}) == 3 + 2 + 2
         for name, lines in sums.items():
             packed = packed_arithmetic(isa, name.split("<")[1])
             assert any(any(map(packed.search, body)) for body in loops(lines)), f"{isa}: {name}"
+
+
+def test_streaming_loops_are_packed(build: Build) -> None:
+    """A scalar one would be a low roof, and every share of it a lie."""
+    for isa in build.isas:
+        packed = packed_arithmetic(isa, "float")
+        streams = {
+            name: lines
+            for name, lines in functions(build, isa).items()
+            if f"{isa}::stream_of<" in name
+        }
+        assert len(streams) == 7 * 5
+        for name, lines in streams.items():
+            if "<0ul, 0ul>" not in name:
+                assert any(any(map(packed.search, body)) for body in loops(lines)), f"{isa}: {name}"
 
 
 def test_nothing_is_fused(build: Build) -> None:
