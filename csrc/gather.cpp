@@ -2,18 +2,11 @@
 // the kernel of a small tensor. Everything is checked here, before the first byte is written.
 #include "gather.hpp"
 
-#include <algorithm>
-#include <cmath>
 #include <cstring>
-#include <deque>
-#include <limits>
-#include <map>
-#include <tuple>
 
-#include "arrays.hpp"
 #include "dispatch.hpp"
 #include "floating_point.hpp"
-#include "overlap.hpp"
+#include "settings.hpp"
 
 namespace py = pybind11;
 
@@ -21,270 +14,234 @@ namespace roofstep {
 
 namespace {
 
-// New references, kept until the step returns: without the GIL another thread may drop `p.grad`.
-// What is inside the entries is kept by the entries, tuples all the way down.
-class Held {
- public:
-  explicit Held(std::size_t count) { objects_.reserve(count); }
-  Held(const Held&) = delete;
-  Held& operator=(const Held&) = delete;
-  ~Held() {
-    for (PyObject* object : objects_) Py_DECREF(object);
-  }
-  PyObject* attribute(PyObject* object, PyObject* name) {
-    PyObject* value = PyObject_GetAttr(object, name);
-    if (!value) throw py::error_already_set();
-    objects_.push_back(value);
-    return value;
-  }
-
- private:
-  std::vector<PyObject*> objects_;
-};
-
-// Throws if the parameter's dtype cannot hold a setting: infinity times a zero would be NaN.
-void require_in_range(const Settings& settings, Dtype dtype, PyObject* name) {
-  const auto check = [&](const char* setting, double value) {
-    if (std::isfinite(dtype == Dtype::f32 ? static_cast<float>(value) : value)) return;
-    throw py::value_error(std::string(setting) + ": expected a number that the dtype of " +
-                          Subject{"parameter ", name}.text() + ", " + name_of(dtype) +
-                          ", can hold, got " + py::repr(py::float_(value)).cast<std::string>() +
-                          "; make it smaller");
-  };
-  const Rule& rule = kernels().rules[settings.rule];
-  for (int i = 0; i < rule.field_count; ++i) check(rule.fields[i], settings.hyper.fields[i]);
-  check("learning_rate", settings.hyper.learning_rate);
-  check("weight_decay", settings.hyper.l1 + settings.hyper.l2);
-  check("weight_decay", settings.hyper.decay);
-  check("rescale_grad", settings.scale);
-}
-
-// Two powers cost as much as a tiny tensor, and nearly all tensors share settings and step.
-class Constants {
- public:
-  const Prepared* at(const Settings& settings, Dtype dtype, const Step& step, PyObject* name) {
-    const Key key{&settings, dtype, step.t, step.carried};
-    if (!latest_ || key != latest_key_) {
-      const auto [entry, is_new] = prepared_.try_emplace(key);
-      if (is_new) {
-        require_in_range(settings, dtype, name);
-        kernels().rules[settings.rule].prepare[static_cast<int>(dtype)](settings.hyper, step,
-                                                                        entry->second);
-      }
-      latest_key_ = key;
-      latest_ = &entry->second;
-    }
-    return latest_;
-  }
-
- private:
-  using Key = std::tuple<const Settings*, Dtype, std::int64_t, double>;
-  std::map<Key, Prepared> prepared_;
-  Key latest_key_{};
-  const Prepared* latest_ = nullptr;
-};
-
-// One entry of the optimizer's list, see gather_and_step.
-struct Entry {
-  PyObject *name, *parameter, *settings, *norm, *states;
-
-  explicit Entry(PyObject* object) {
-    if (!PyTuple_Check(object) || PyTuple_GET_SIZE(object) != 5) {
-      throw py::type_error("an entry of a step is a tuple of five");
-    }
-    PyObject** fields[] = {&name, &parameter, &settings, &norm, &states};
-    for (int i = 0; i < 5; ++i) *fields[i] = PyTuple_GET_ITEM(object, i);
-  }
-};
-
-int state_count(const Settings& settings) {
-  return kernels().rules[settings.rule].state_count + settings.average_decay.has_value();
-}
+PyObject* interned(const char* name) { return PyUnicode_InternFromString(name); }
 
 // How many slots the rule's last state has; 0 if it is no ring.
-std::size_t ring_size(const Settings& settings) {
+int ring_size(const Settings& settings) {
   const Rule& rule = kernels().rules[settings.rule];
   for (int i = 0; rule.ring && i < rule.field_count; ++i) {
-    if (!std::strcmp(rule.fields[i], rule.ring)) {
-      return static_cast<std::size_t>(settings.hyper.fields[i]);
-    }
+    if (!std::strcmp(rule.fields[i], rule.ring)) return static_cast<int>(settings.hyper.fields[i]);
   }
   return 0;
 }
 
-void read_states(const Entry& entry, const Settings& settings, std::int64_t t, const Array& param,
-                 Tensor& tensor, std::vector<Span>& spans) {
-  const Rule& rule = kernels().rules[settings.rule];
-  const int count = state_count(settings);
-  if (!PyTuple_Check(entry.states) || PyTuple_GET_SIZE(entry.states) != count) {
-    throw py::type_error(std::string("rule ") + rule.name + " takes a tuple of " +
-                         std::to_string(count) + " states");
-  }
-  const std::size_t slots = ring_size(settings);
-  for (int s = 0; s < count; ++s) {
-    Array state = view_parameter(PyTuple_GET_ITEM(entry.states, s), {state_role, entry.name});
-    add_span(spans, state, state_role, entry.name, true);
-    if (slots && s == rule.state_count - 1) {
-      if (state.ndim == 0 || static_cast<std::size_t>(state.shape[0]) != slots) {
-        throw py::type_error(std::string("rule ") + rule.name + " takes a last state of " +
-                             std::to_string(slots) + " slots");
-      }
-      state = slot_of(state, static_cast<std::size_t>(t - 1) % slots);
-    }
-    match_states(param, state, {parameter_role, entry.name});
-    (s < rule.state_count ? tensor.states[s] : tensor.average) = state.data;
-  }
+template <class Visit>
+void for_each_state(PyObject* row, const Visit& visit) {
+  PyObject* states = PyTuple_GET_ITEM(row, 4);
+  if (states == Py_None) return;
+  for (Py_ssize_t s = 0; s < PyTuple_GET_SIZE(states); ++s) visit(PyTuple_GET_ITEM(states, s));
 }
-
-// The index of a norm among those of this step; entries without a gradient reset theirs to 0 too.
-class Norms {
- public:
-  int index_of(PyObject* object) {
-    if (object == Py_None) return -1;
-    if (object != latest_) {
-      latest_ = object;
-      const auto [entry, is_new] = indices_.try_emplace(object, static_cast<int>(bound_.size()));
-      if (is_new) {
-        bound_.push_back(py::handle(object).cast<Norm*>());
-        norms.push_back({bound_.back()->limit});
-      }
-      latest_index_ = entry->second;
-    }
-    return latest_index_;
-  }
-  void publish() const {
-    for (std::size_t i = 0; i < norms.size(); ++i) bound_[i]->value = norms[i].value;
-  }
-  std::vector<Norm> norms;
-
- private:
-  std::map<PyObject*, int> indices_;
-  std::vector<Norm*> bound_;
-  PyObject* latest_ = nullptr;
-  int latest_index_ = -1;
-};
 
 }  // namespace
 
-Settings make_settings(const std::string& rule, const py::dict& fields, double l1, double l2,
-                       double decay, double scale, double clip_min, double clip_max, bool adapts,
-                       std::optional<double> average_decay) {
-  Settings settings{};
-  const Kernels& table = kernels();
-  const auto found = std::find_if(table.rules, table.rules + table.rule_count,
-                                  [&](const Rule& r) { return rule == r.name; });
-  if (found == table.rules + table.rule_count) throw py::value_error("no rule named " + rule);
-  settings.rule = static_cast<int>(found - table.rules);
-  for (int i = 0; i < found->field_count; ++i) {
-    settings.hyper.fields[i] = fields[found->fields[i]].cast<double>();
+// What one parameter holds in this step. A parameter that is a tensor is its own array.
+struct Entries::Found {
+  PyObject *param, *own_grad, *grad;  // the last is one of `gradients`, or own_grad
+  bool stepped, clears_own, clears_other;
+};
+
+// New references, kept until the step returns: without the GIL another thread may drop `p.grad`.
+class Entries::Held {
+ public:
+  explicit Held(std::size_t count) { rows_.reserve(count); }
+  Held(const Held&) = delete;
+  Held& operator=(const Held&) = delete;
+  ~Held() {
+    for (const Found& found : rows_) {
+      Py_XDECREF(found.param);
+      Py_XDECREF(found.own_grad);
+    }
   }
-  settings.hyper.learning_rate = std::numeric_limits<double>::quiet_NaN();
-  settings.hyper.l1 = l1;
-  settings.hyper.l2 = l2;
-  settings.hyper.decay = decay;
-  // The gradient is scaled before it is clipped, in one multiplication with a norm's factor.
-  settings.scale = scale;
-  settings.clip_min = std::min(scale * clip_min, scale * clip_max);
-  settings.clip_max = std::max(scale * clip_min, scale * clip_max);
-  if (adapts && !found->trust) throw py::value_error("rule " + rule + " has no trust ratio");
-  settings.adapts = adapts;
-  settings.average_decay = average_decay;
-  return settings;
+  Found& add() { return rows_.emplace_back(); }
+  const std::vector<Found>& rows() const { return rows_; }
+
+ private:
+  std::vector<Found> rows_;
+};
+
+Entries::Entries(py::tuple rows) : held_(std::move(rows)) {
+  rows_.reserve(held_.size());
+  for (const py::handle row : held_) rows_.push_back(read(row.ptr()));
+  states_.join();
 }
 
-std::vector<std::size_t> gather_and_step(const py::tuple& entries,
-                                         const std::optional<py::tuple>& gradients,
-                                         const py::object& counts, const py::object& carried,
-                                         bool clear_grad, int threads) {
-  static PyObject* const data_attribute = PyUnicode_InternFromString("data");
-  static PyObject* const grad_attribute = PyUnicode_InternFromString("grad");
-  const DefaultFloatingPoint mode;
+Entries::Row Entries::read(PyObject* tuple) {
+  static PyObject* const data_name = interned("data");
+  static PyObject* const grad_name = interned("grad");
+  if (!PyTuple_Check(tuple) || PyTuple_GET_SIZE(tuple) != 5) {
+    throw py::type_error("a row of a step's entries is a tuple of five");
+  }
+  Row row{};
+  row.name = PyTuple_GET_ITEM(tuple, 0);
+  row.parameter = PyTuple_GET_ITEM(tuple, 1);
+  PyObject* const settings = PyTuple_GET_ITEM(tuple, 2);
+  PyObject* const norm = PyTuple_GET_ITEM(tuple, 3);
 
-  const std::size_t entry_count = entries.size();
-  std::int64_t* const step_counts = view_row<std::int64_t>(counts.ptr(), entry_count);
-  double* const carried_numbers = view_row<double>(carried.ptr(), entry_count);
-  if (gradients && gradients->size() != entry_count) {
-    throw py::value_error("a step takes one gradient, or None, for each entry");
+  PyTypeObject* const type = Py_TYPE(row.parameter);
+  const auto found = attributes_.try_emplace(type, Attribute(type, data_name),
+                                             Attribute(type, grad_name));
+  row.data = is_tensor(row.parameter) ? nullptr : &found.first->second.first;
+  row.grad = &found.first->second.second;
+
+  row.norm = -1;
+  if (norm != Py_None) {
+    Norm* const bound = py::handle(norm).cast<Norm*>();
+    const auto place = std::find(norms_.begin(), norms_.end(), bound);
+    row.norm = static_cast<int>(place - norms_.begin());
+    if (place == norms_.end()) norms_.push_back(bound);
+  }
+  if (settings == Py_None) return row;
+  row.settings = py::handle(settings).cast<const Settings*>();
+  row.slots = ring_size(*row.settings);
+  read_states(PyTuple_GET_ITEM(tuple, 4), row);
+  return row;
+}
+
+void Entries::read_states(PyObject* states, Row& row) {
+  const Rule& rule = kernels().rules[row.settings->rule];
+  const int count = rule.state_count + row.settings->average_decay.has_value();
+  row.lacks_states = count && states == Py_None;
+  if (!count || row.lacks_states) return;
+  if (!PyTuple_Check(states) || PyTuple_GET_SIZE(states) != count) {
+    throw py::type_error(std::string("rule ") + rule.name + " takes a tuple of " +
+                         std::to_string(count) + " states");
+  }
+  for (int s = 0; s < count; ++s) {
+    Array state = view_parameter(PyTuple_GET_ITEM(states, s), {state_role, row.name});
+    states_.add(state);
+    if (row.slots && s == rule.state_count - 1) {
+      if (state.ndim == 0 || state.shape[0] != row.slots) {
+        throw py::type_error(std::string("rule ") + rule.name + " takes a last state of " +
+                             std::to_string(row.slots) + " slots");
+      }
+      row.last = state;
+      state = slot_of(state, 0);
+    }
+    if (row.like.object) {
+      match_states(state, row.like, {state_role, row.name});
+    } else {
+      row.like = state;
+    }
+    (s < rule.state_count ? row.states[s] : row.average) = state.data;
+  }
+}
+
+Tensor Entries::tensor_of(const Row& row, const Array& param, const Array& grad, Step& now) {
+  Tensor tensor{};
+  tensor.param = param.data;
+  set_gradient(tensor, grad, param, layouts_);
+  std::memcpy(tensor.states, row.states, sizeof tensor.states);
+  tensor.average = row.average;
+  tensor.norm = row.norm;
+  tensor.settings = row.settings;
+  const Rule& rule = kernels().rules[row.settings->rule];
+  if (row.slots) {
+    const std::size_t slot = static_cast<std::size_t>(now.t - 1) % row.slots;
+    tensor.states[rule.state_count - 1] = slot_of(row.last, slot).data;
+  }
+  return tensor;
+}
+
+void Entries::refuse_overlaps(const Held& held) const {
+  std::vector<Span> spans;
+  for (std::size_t i = 0; i < held.rows().size(); ++i) {
+    const Found& found = held.rows()[i];
+    PyObject* const name = rows_[i].name;
+    const Array param = view(found.param, {parameter_role, name});
+    // What is not stepped is not written, and nothing else may write into it.
+    add_span(spans, param, parameter_role, name, found.stepped);
+    if (found.clears_other) {
+      add_span(spans, view(found.own_grad, {gradient_role, name}), gradient_role, name, true);
+    }
+    if (!found.stepped) continue;
+    const Array grad = view(found.grad, {gradient_role, name});
+    add_span(spans, grad, gradient_role, name, found.clears_own);
+    for_each_state(PyTuple_GET_ITEM(held_.ptr(), i), [&](PyObject* state) {
+      add_span(spans, view(state, {state_role, name}), state_role, name, true);
+    });
+  }
+  roofstep::refuse_overlaps(spans);
+}
+
+std::vector<std::size_t> Entries::step(const std::optional<py::tuple>& gradients,
+                                       const py::object& counts, const py::object& carried,
+                                       bool clear_grad, int threads, const py::list& written) {
+  const DefaultFloatingPoint mode;
+  std::int64_t* const step_counts = view_row<std::int64_t>(counts.ptr(), rows_.size());
+  double* const carried_numbers = view_row<double>(carried.ptr(), rows_.size());
+  if (gradients && gradients->size() != rows_.size()) {
+    throw py::value_error("a step takes one gradient, or None, for each row");
   }
 
-  Held held(2 * entry_count);
+  Held held(rows_.size());
   Constants constants;
-  Norms norms;
-  std::vector<Tensor> tensors;
-  std::deque<Layout> layouts;
-  std::vector<Span> spans;
   std::vector<std::size_t> missing;
-  std::vector<PyObject*> cleared_after;  // gradients in whose place another is read
-  tensors.reserve(entry_count);
-  spans.reserve(4 * entry_count);
-  PyObject* settings_object = nullptr;
-  const Settings* settings = nullptr;
+  tensors_.clear();
+  layouts_.clear();
+  extents_.clear();
+  extents_.add(states_);
 
-  for (std::size_t i = 0; i < entry_count; ++i) {
-    const Entry entry(PyTuple_GET_ITEM(entries.ptr(), i));
-    const int norm = norms.index_of(entry.norm);
-    PyObject* own_grad =
-        gradients && !clear_grad ? Py_None : held.attribute(entry.parameter, grad_attribute);
-    PyObject* grad_object = gradients ? PyTuple_GET_ITEM(gradients->ptr(), i) : own_grad;
-    const bool clears_it = clear_grad && grad_object == own_grad;
-    const Subject param_subject{parameter_role, entry.name};
-    const Subject grad_subject{gradient_role, entry.name};
-    PyObject* param_object = held.attribute(entry.parameter, data_attribute);
-    if (clear_grad && !clears_it && own_grad != Py_None && entry.settings != Py_None) {
-      const Array own = view(own_grad, grad_subject);
-      require_clearable(own, grad_subject);
-      add_span(spans, own, gradient_role, entry.name, true);
-      cleared_after.push_back(own_grad);
+  for (std::size_t i = 0; i < rows_.size(); ++i) {
+    const Row& row = rows_[i];
+    const Subject param_subject{parameter_role, row.name};
+    const Subject grad_subject{gradient_role, row.name};
+    Found& found = held.add();
+    if (!gradients || clear_grad) found.own_grad = row.grad->of(row.parameter);
+    found.param = row.data ? row.data->of(row.parameter) : Py_NewRef(row.parameter);
+    found.grad = gradients ? PyTuple_GET_ITEM(gradients->ptr(), i) : found.own_grad;
+    found.stepped = found.grad != Py_None && row.settings;
+    if (clear_grad && row.settings && found.own_grad != Py_None) {
+      found.clears_own = found.grad == found.own_grad;
+      found.clears_other = !found.clears_own;
     }
-    if (grad_object == Py_None || entry.settings == Py_None) {
-      // It is not written, and nothing else may write into it.
-      add_span(spans, view(param_object, param_subject), parameter_role, entry.name, false);
+    if (found.clears_other) {
+      const Array own = view(found.own_grad, grad_subject);
+      require_clearable(own, grad_subject);
+      extents_.add(own);
+    }
+    if (!found.stepped) {
+      extents_.add(view(found.param, param_subject));
       continue;
     }
-    if (entry.settings != settings_object) {
-      settings_object = entry.settings;
-      settings = py::handle(settings_object).cast<const Settings*>();
-    }
 
-    const Array param = view_parameter(param_object, param_subject);
-    const Array grad = view(grad_object, grad_subject);
+    const Array param = view_parameter(found.param, param_subject);
+    const Array grad = view(found.grad, grad_subject);
     match(grad, param, grad_subject);
-    if (clears_it) require_clearable(grad, grad_subject);
-    add_span(spans, param, parameter_role, entry.name, true);
-    add_span(spans, grad, gradient_role, entry.name, clears_it);
+    if (found.clears_own) require_clearable(grad, grad_subject);
+    if (row.like.object) match_states(param, row.like, param_subject);
+    extents_.add(param);
+    extents_.add(grad);
+    if (row.lacks_states) missing.push_back(i);
 
-    const Rule& rule = kernels().rules[settings->rule];
-    Step now{step_counts[i] + 1, settings->hyper.learning_rate, 1};
-    Tensor tensor{};
-    if (state_count(*settings) && entry.states == Py_None) {
-      missing.push_back(i);
-    } else if (state_count(*settings)) {
-      read_states(entry, *settings, now.t, param, tensor, spans);
-    }
-    tensor.param = param.data;
-    tensor.clear_grad = clears_it;
-    set_gradient(tensor, grad, param, layouts);
+    Step now{step_counts[i] + 1, row.settings->hyper.learning_rate, 1};
+    Tensor tensor = tensor_of(row, param, grad, now);
+    tensor.clear_grad = found.clears_own;
+    tensor.step_count = step_counts + i;
+    const Rule& rule = kernels().rules[row.settings->rule];
     if (rule.carried) {
       now.carried = carried_numbers[i];
       tensor.carried = carried_numbers + i;
-      tensor.carried_next = rule.carry(settings->hyper, now);
+      tensor.carried_next = rule.carry(row.settings->hyper, now);
     }
-    tensor.step_count = step_counts + i;
-    tensor.settings = settings;
-    tensor.prepared = constants.at(*settings, param.dtype, now, entry.name);
-    tensor.norm = norm;
-    tensors.push_back(tensor);
+    tensor.prepared = constants.at(*row.settings, param.dtype, now, row.name);
+    tensors_.push_back(tensor);
   }
-  refuse_overlaps(spans);
+  if (!extents_.disjoint()) refuse_overlaps(held);
   if (!missing.empty()) return missing;
 
+  std::vector<Norm> norms;
+  for (const Norm* norm : norms_) norms.push_back({norm->limit});
   {
     const Kernels& table = kernels();
     const py::gil_scoped_release release;
-    step(table, tensors, norms.norms, threads);
+    roofstep::step(table, tensors_, norms, threads);
   }
-  for (PyObject* own : cleared_after) py::handle(own).attr("fill")(0);
-  norms.publish();
+  for (std::size_t k = 0; k < norms.size(); ++k) norms_[k]->value = norms[k].value;
+  for (std::size_t i = 0; i < rows_.size(); ++i) {
+    const Found& found = held.rows()[i];
+    if (found.clears_other) as_numpy(found.own_grad, {gradient_role, rows_[i].name}).attr("fill")(0);
+    if (!rows_[i].data && found.stepped) written.append(found.param);
+  }
   return missing;
 }
 

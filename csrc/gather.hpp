@@ -3,32 +3,69 @@
 
 #include <pybind11/pybind11.h>
 
+#include <deque>
+#include <map>
 #include <optional>
-#include <string>
 #include <vector>
 
+#include "arrays.hpp"
+#include "attribute.hpp"
 #include "engine.hpp"
+#include "overlap.hpp"
 
 namespace roofstep {
 
-// Takes from `fields` those that the rule names.
-Settings make_settings(const std::string& rule, const pybind11::dict& fields, double l1, double l2,
-                       double decay, double scale, double clip_min, double clip_max, bool adapts,
-                       std::optional<double> average_decay);
+// The parameters of an optimizer, as a plan has them: rows (name, parameter, Settings or None, Norm
+// or None, tuple of states or None). A parameter is a tensor with `grad`, or an object with `data`
+// and `grad`; one without Settings is passed over. The states are those of the rule in its order,
+// then the averaged weights if there are any; their memory is the optimizer's own, and so it is
+// looked at here once, while parameters and gradients are looked at anew in every step.
+class Entries {
+ public:
+  explicit Entries(pybind11::tuple rows);
 
-// Steps every parameter that has a gradient. An entry is a tuple (name, parameter, Settings or
-// None, Norm or None, tuple of states or None); without Settings it is passed over. The states are
-// those of the rule in its order, then the averaged weights if there are any. A parameter is an
-// object with `data` and `grad`; `gradients` is None, or a tuple that is read in the place of the
-// `grad` attributes, which alone are zeroed by `clear_grad`; `counts` (int64) and `carried`
-// (float64) have a number for each entry.
-//
-// Returns the indices of entries that have a gradient but no states yet, having written nothing
-// then; empty once the step is done.
-std::vector<std::size_t> gather_and_step(const pybind11::tuple& entries,
-                                         const std::optional<pybind11::tuple>& gradients,
-                                         const pybind11::object& counts,
-                                         const pybind11::object& carried, bool clear_grad,
-                                         int threads);
+  // Steps every parameter that has a gradient. `gradients` is None, or a tuple that is read in the
+  // place of the `grad` attributes, which alone are zeroed by `clear_grad`; `counts` (int64) and
+  // `carried` (float64) have a number for each row. Adds the tensors that were written, which are
+  // no NumPy arrays, to `written`.
+  //
+  // Returns the indices of rows that have a gradient but no states yet, having written nothing
+  // then; empty once the step is done.
+  std::vector<std::size_t> step(const std::optional<pybind11::tuple>& gradients,
+                                const pybind11::object& counts, const pybind11::object& carried,
+                                bool clear_grad, int threads, const pybind11::list& written);
+
+ private:
+  struct Row {
+    PyObject *name, *parameter;
+    const Settings* settings;  // null: passed over
+    const Attribute *data, *grad;
+    int norm;
+    bool lacks_states;
+    int slots;   // of the rule's last state; 0 if it is no ring
+    Array last;  // that state
+    Array like;  // what the parameter must be for its states; no object if it has none
+    void* states[max_states];
+    void* average;
+  };
+  struct Found;
+  class Held;
+
+  Row read(PyObject* row);
+  void read_states(PyObject* states, Row& row);
+  Tensor tensor_of(const Row& row, const Array& param, const Array& grad, Step& now);
+  void refuse_overlaps(const Held& held) const;
+
+  pybind11::tuple held_;
+  std::vector<Row> rows_;
+  std::map<PyTypeObject*, std::pair<Attribute, Attribute>> attributes_;  // `data`, `grad`
+  std::vector<Norm*> norms_;
+  Extents states_;
+  // What a step fills anew: kept for its memory, as that of many tensors is given back to the
+  // system and faulted in again at every step.
+  std::vector<Tensor> tensors_;
+  std::deque<Layout> layouts_;
+  Extents extents_;
+};
 
 }  // namespace roofstep

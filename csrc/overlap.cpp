@@ -4,22 +4,34 @@
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
+#include <numeric>
+#include <utility>
 
 namespace py = pybind11;
 
 namespace roofstep {
 
-void add_span(std::vector<Span>& spans, const Array& array, const char* role, PyObject* name,
-              bool written) {
-  if (array.size == 0) return;
-  const char *begin = array.data, *end = array.data + array.item_size();
-  std::size_t extent = array.item_size();
+namespace {
+
+// Where the memory of an array of some size begins and ends.
+std::pair<const char*, const char*> reach_of(const Array& array) {
+  const char* begin = array.data;
+  if (array.c_contiguous) return {begin, begin + array.bytes()};
+  const char* end = begin + array.item_size();
   for (int d = 0; d < array.ndim; ++d) {
     const Py_ssize_t reach = (array.shape[d] - 1) * array.strides[d];
     (reach < 0 ? begin : end) += reach;
-    extent *= static_cast<std::size_t>(array.shape[d]);
   }
-  const bool is_dense = static_cast<std::size_t>(end - begin) == extent;
+  return {begin, end};
+}
+
+}  // namespace
+
+void add_span(std::vector<Span>& spans, const Array& array, const char* role, PyObject* name,
+              bool written) {
+  if (array.size == 0) return;
+  const auto [begin, end] = reach_of(array);
+  const bool is_dense = static_cast<std::size_t>(end - begin) == array.bytes();
   spans.push_back({begin, end, array.object, role, name, written, is_dense});
 }
 
@@ -71,6 +83,53 @@ void refuse_overlaps(const std::vector<Span>& spans) {
     open.push_back(&span);
     reach = std::max(reach, span.end);
   }
+}
+
+void Extents::add(const Array& array) {
+  if (array.size == 0) return;
+  const auto [begin, end] = reach_of(array);
+  extents_.push_back({begin, end});
+}
+
+void Extents::add(const Extents& others) {
+  extents_.insert(extents_.end(), others.extents_.begin(), others.extents_.end());
+}
+
+void Extents::join() {
+  constexpr std::ptrdiff_t padding = 64;
+  std::sort(extents_.begin(), extents_.end(),
+            [](const Extent& a, const Extent& b) { return a.begin < b.begin; });
+  std::vector<Extent> joined;
+  for (const Extent& extent : extents_) {
+    const std::ptrdiff_t gap = joined.empty() ? -1 : extent.begin - joined.back().end;
+    if (gap >= 0 && gap < padding) {
+      joined.back().end = extent.end;
+    } else {
+      joined.push_back(extent);
+    }
+  }
+  extents_ = std::move(joined);
+}
+
+bool Extents::in_order() const {
+  const char* end = nullptr;
+  for (const std::size_t i : order_) {
+    if (extents_[i].begin < end) return false;
+    end = extents_[i].end;
+  }
+  return true;
+}
+
+bool Extents::disjoint() {
+  if (order_.size() != extents_.size()) {
+    order_.resize(extents_.size());
+    std::iota(order_.begin(), order_.end(), std::size_t{0});
+  }
+  if (in_order()) return true;
+  std::sort(order_.begin(), order_.end(), [this](std::size_t a, std::size_t b) {
+    return extents_[a].begin < extents_[b].begin;
+  });
+  return in_order();
 }
 
 }  // namespace roofstep

@@ -20,6 +20,27 @@ struct Span {
 void add_span(std::vector<Span>& spans, const Array& array, const char* role, PyObject* name,
               bool written);
 
+// The bytes of many arrays without their names: tells at little cost that no two overlap, as in
+// nearly every step.
+class Extents {
+ public:
+  void clear() { extents_.clear(); }
+  void add(const Array& array);
+  void add(const Extents& others);
+  // Makes one of those that lie side by side, but for the padding of states.
+  void join();
+  // Whether no two share a byte. The order in memory is remembered: it is that of the next step.
+  bool disjoint();
+
+ private:
+  struct Extent {
+    const char *begin, *end;
+  };
+  bool in_order() const;
+  std::vector<Extent> extents_;
+  std::vector<std::size_t> order_;
+};
+
 // Throws, naming both, if two spans share bytes and one of them is written.
 void refuse_overlaps(const std::vector<Span>& spans);
 
