@@ -2,6 +2,7 @@
 // the kernel of a small tensor. Everything is checked here, before the first byte is written.
 #include "gather.hpp"
 
+#include <algorithm>
 #include <cstring>
 
 #include "dispatch.hpp"
@@ -78,8 +79,8 @@ Entries::Row Entries::read(PyObject* tuple) {
   PyObject* const norm = PyTuple_GET_ITEM(tuple, 3);
 
   PyTypeObject* const type = Py_TYPE(row.parameter);
-  const auto found = attributes_.try_emplace(type, Attribute(type, data_name),
-                                             Attribute(type, grad_name));
+  const auto found =
+      attributes_.try_emplace(type, Attribute(type, data_name), Attribute(type, grad_name));
   row.data = is_tensor(row.parameter) ? nullptr : &found.first->second.first;
   row.grad = &found.first->second.second;
 
@@ -165,7 +166,7 @@ void Entries::refuse_overlaps(const Held& held) const {
 
 std::vector<std::size_t> Entries::step(const std::optional<py::tuple>& gradients,
                                        const py::object& counts, const py::object& carried,
-                                       bool clear_grad, int threads, const py::list& written) {
+                                       bool clear_grad, int threads, py::list written) {
   const DefaultFloatingPoint mode;
   std::int64_t* const step_counts = view_row<std::int64_t>(counts.ptr(), rows_.size());
   double* const carried_numbers = view_row<double>(carried.ptr(), rows_.size());
@@ -176,6 +177,7 @@ std::vector<std::size_t> Entries::step(const std::optional<py::tuple>& gradients
   Held held(rows_.size());
   Constants constants;
   std::vector<std::size_t> missing;
+  std::vector<py::object> cleared_after;  // gradients in whose place another is read
   tensors_.clear();
   layouts_.clear();
   extents_.clear();
@@ -198,6 +200,7 @@ std::vector<std::size_t> Entries::step(const std::optional<py::tuple>& gradients
       const Array own = view(found.own_grad, grad_subject);
       require_clearable(own, grad_subject);
       extents_.add(own);
+      cleared_after.push_back(as_numpy(found.own_grad, grad_subject));
     }
     if (!found.stepped) {
       extents_.add(view(found.param, param_subject));
@@ -237,10 +240,12 @@ std::vector<std::size_t> Entries::step(const std::optional<py::tuple>& gradients
     roofstep::step(table, tensors_, norms, threads);
   }
   for (std::size_t k = 0; k < norms.size(); ++k) norms_[k]->value = norms[k].value;
+  for (const py::object& own : cleared_after) own.attr("fill")(0);
   for (std::size_t i = 0; i < rows_.size(); ++i) {
     const Found& found = held.rows()[i];
-    if (found.clears_other) as_numpy(found.own_grad, {gradient_role, rows_[i].name}).attr("fill")(0);
-    if (!rows_[i].data && found.stepped) written.append(found.param);
+    if (rows_[i].data) continue;
+    if (found.stepped) written.append(found.param);
+    if (found.clears_own || found.clears_other) written.append(found.own_grad);
   }
   return missing;
 }

@@ -33,7 +33,7 @@ class Entries {
   // then; empty once the step is done.
   std::vector<std::size_t> step(const std::optional<pybind11::tuple>& gradients,
                                 const pybind11::object& counts, const pybind11::object& carried,
-                                bool clear_grad, int threads, const pybind11::list& written);
+                                bool clear_grad, int threads, pybind11::list written);
 
  private:
   struct Row {

@@ -11,6 +11,7 @@
 #include "dispatch.hpp"
 #include "engine.hpp"
 #include "gather.hpp"
+#include "settings.hpp"
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -86,6 +87,20 @@ PYBIND11_MODULE(_core, m) {
           "do", [](Exchange& e) { e.make(true); }, "Exchanges the contents.")
       .def("undo", [](Exchange& e) { e.make(false); }, "Puts them back, if they are exchanged.");
 
+  py::class_<Entries>(m, "Entries", "The parameters of an optimizer; see gather.hpp.")
+      .def(py::init<py::tuple>(), "rows"_a)
+      .def("step", &Entries::step, "gradients"_a, "counts"_a, "carried"_a, "clear_grad"_a,
+           "threads"_a, "written"_a, "Steps every parameter that has a gradient.");
+
+  m.def(
+      "is_tensor", [](py::handle object) { return is_tensor(object.ptr()); }, "object"_a,
+      "Whether it is a tensor of a library that shows its memory; see arrays.hpp.");
+  m.def(
+      "as_numpy",
+      [](py::handle array, py::str name) {
+        return as_numpy(array.ptr(), {parameter_role, name.ptr()});
+      },
+      "array"_a, "name"_a, "A NumPy array over the memory of a tensor; an array as it is.");
   m.def("check_parameter", check_parameter, "array"_a, "name"_a,
         "Raises, naming the parameter, unless the array could be stepped in place.");
   m.def("check_gradient", check_gradient, "gradient"_a, "parameter"_a, "name"_a, "role"_a = "",
@@ -94,6 +109,4 @@ PYBIND11_MODULE(_core, m) {
         "Raises, naming the parameter, unless its gradient could be filled with zeros.");
   m.def("stream", stream_arrays, "updated"_a, "read"_a, "threads"_a,
         "The traffic of an update and nothing else, for benchmarks: see calls.hpp.");
-  m.def("step", gather_and_step, "entries"_a, "gradients"_a, "counts"_a, "carried"_a,
-        "clear_grad"_a, "threads"_a, "Steps every entry that has a gradient; see gather.hpp.");
 }

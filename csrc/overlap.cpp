@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <numeric>
 #include <utility>
 
@@ -19,10 +20,26 @@ std::pair<const char*, const char*> reach_of(const Array& array) {
   if (array.c_contiguous) return {begin, begin + array.bytes()};
   const char* end = begin + array.item_size();
   for (int d = 0; d < array.ndim; ++d) {
-    const Py_ssize_t reach = (array.shape[d] - 1) * array.strides[d];
+    const Py_ssize_t reach = (array.shape[d] - 1) * array.stride(d);
     (reach < 0 ? begin : end) += reach;
   }
   return {begin, end};
+}
+
+// The runs and the period of an array that is not dense; see Span.
+void describe_gaps(Span& span, const Array& array) {
+  std::vector<std::pair<Py_ssize_t, Py_ssize_t>> dimensions;  // stride, extent
+  for (int d = 0; d < array.ndim; ++d) {
+    if (array.shape[d] > 1) dimensions.emplace_back(std::abs(array.stride(d)), array.shape[d]);
+  }
+  std::sort(dimensions.begin(), dimensions.end());
+  for (const auto& [stride, extent] : dimensions) {
+    if (span.period == 0 && stride <= span.run) {
+      span.run += stride * (extent - 1);
+    } else {
+      span.period = std::gcd(span.period, stride);
+    }
+  }
 }
 
 }  // namespace
@@ -32,16 +49,29 @@ void add_span(std::vector<Span>& spans, const Array& array, const char* role, Py
   if (array.size == 0) return;
   const auto [begin, end] = reach_of(array);
   const bool is_dense = static_cast<std::size_t>(end - begin) == array.bytes();
-  spans.push_back({begin, end, array.object, role, name, written, is_dense});
+  spans.push_back({begin, end, array.object, role, name, written, is_dense,
+                   static_cast<Py_ssize_t>(array.item_size()), 0});
+  if (!is_dense) describe_gaps(spans.back(), array);
 }
 
 namespace {
 
+// Whether the runs of the one surely fall into the gaps of the other, as columns of one matrix do.
+bool surely_interleaved(const Span& a, const Span& b) {
+  const Py_ssize_t period = std::gcd(a.period, b.period);
+  if (a.dense || b.dense || a.run + b.run > period) return false;
+  const Py_ssize_t ahead = ((b.begin - a.begin) % period + period) % period;
+  return ahead >= a.run && period - ahead >= b.run;
+}
+
 bool overlap(const Span& a, const Span& b) {
   if (a.dense && b.dense) return true;
-  // Interleaved slices of one buffer: their spans overlap though their bytes need not.
+  // Interleaved slices of one buffer: their spans overlap though their bytes need not. NumPy knows
+  // in all cases, but takes its time where there are many.
+  if (surely_interleaved(a, b)) return false;
   return py::module_::import("numpy")
-      .attr("shares_memory")(py::handle(a.array), py::handle(b.array))
+      .attr("shares_memory")(as_numpy(a.array, {a.role, a.name}),
+                             as_numpy(b.array, {b.role, b.name}))
       .cast<bool>();
 }
 
@@ -50,7 +80,8 @@ std::string text_of(const Span& span) { return Subject{span.role, span.name}.tex
 [[noreturn]] void refuse_overlap(const Span& a, const Span& b) {
   throw py::value_error(text_of(a) + " and " + text_of(b) +
                         " overlap in memory: a step would read what it has already written; "
-                        "give each its own memory, for example array.copy()");
+                        "give each its own memory, for example " +
+                        copy_of(b.array));
 }
 
 }  // namespace
@@ -126,9 +157,8 @@ bool Extents::disjoint() {
     std::iota(order_.begin(), order_.end(), std::size_t{0});
   }
   if (in_order()) return true;
-  std::sort(order_.begin(), order_.end(), [this](std::size_t a, std::size_t b) {
-    return extents_[a].begin < extents_[b].begin;
-  });
+  std::sort(order_.begin(), order_.end(),
+            [this](std::size_t a, std::size_t b) { return extents_[a].begin < extents_[b].begin; });
   return in_order();
 }
 

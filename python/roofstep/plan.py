@@ -73,7 +73,7 @@ class Keeps:
 class Plan:
     """The arguments of a step, and from what they were made."""
 
-    entries: tuple[tuple[Any, ...], ...]  # see csrc/gather.hpp
+    entries: _core.Entries
     keeps: dict[str, Keeps]  # by the name of the parameter
     kinds: list[Kind]
     norms: list[_core.Norm]
@@ -175,7 +175,7 @@ def make(
             held = _held(kept, states.get(name, {}), rule, name)
             entries[name] = (name, parameter, kinds[key].settings, norm, held)
     return Plan(
-        tuple(entries[name] for name in parameters),
+        _core.Entries(tuple(entries[name] for name in parameters)),
         keeps,
         list(kinds.values()),
         list(norms.values()),
