@@ -243,6 +243,36 @@ Array view(PyObject* object, const Subject& subject) {
   return view_ndarray(object, subject);
 }
 
+Form form_of(const Array& param, const Array& grad) {
+  Form form;
+  const bool arrays = PyArray_CheckExact(param.object) && PyArray_CheckExact(grad.object);
+  if (!arrays || !param.c_contiguous || param.ndim > Form::most_dimensions) return form;
+  form.descr = PyArray_DESCR(reinterpret_cast<PyArrayObject*>(param.object));
+  form.size = param.size;
+  form.bytes = param.bytes();
+  form.ndim = param.ndim;
+  std::copy(param.shape, param.shape + param.ndim, form.shape);
+  return form;
+}
+
+bool fits(const Form& form, PyObject* param, PyObject* grad) {
+  if (!PyArray_CheckExact(param) || !PyArray_CheckExact(grad)) return false;
+  constexpr int flags = NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED | NPY_ARRAY_WRITEABLE;
+  for (PyObject* const object : {param, grad}) {
+    PyArrayObject* const array = reinterpret_cast<PyArrayObject*>(object);
+    if (PyArray_DESCR(array) != form.descr || PyArray_NDIM(array) != form.ndim ||
+        !PyArray_CHKFLAGS(array, flags)) {
+      return false;
+    }
+    for (int d = 0; d < form.ndim; ++d) {
+      if (PyArray_DIMS(array)[d] != form.shape[d]) return false;
+    }
+  }
+  return true;
+}
+
+void* elements_of(PyObject* array) { return PyArray_DATA(reinterpret_cast<PyArrayObject*>(array)); }
+
 py::object as_numpy(PyObject* object, const Subject& subject) {
   if (!is_tensor(object)) {
     view(object, subject);
@@ -375,9 +405,8 @@ void set_gradient(Tensor& tensor, const Array& grad, const Array& param,
   tensor.dtype = param.dtype;
   tensor.size = param.size;
   tensor.grad = grad.data;
-  if (std::optional<Layout> layout = layout_in_order_of(grad, param)) {
-    tensor.grad_layout = &layouts.emplace_back(std::move(*layout));
-  }
+  std::optional<Layout> layout = layout_in_order_of(grad, param);
+  tensor.grad_layout = layout ? &layouts.emplace_back(std::move(*layout)) : nullptr;
 }
 
 }  // namespace roofstep

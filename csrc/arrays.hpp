@@ -56,6 +56,25 @@ bool is_tensor(PyObject* object);
 // tensor in the memory of the CPU.
 Array view(PyObject* object, const Subject& subject);
 
+// What a parameter was when it was last looked at in full, if it was as simple as nearly all are.
+struct Form {
+  static constexpr int most_dimensions = 4;
+  const void* descr = nullptr;  // NumPy's of the dtype; null: it was not so simple
+  std::size_t size, bytes;
+  int ndim;
+  Py_ssize_t shape[most_dimensions];
+};
+
+// A form if these are the objects of NumPy arrays in C order, of one dtype and shape.
+Form form_of(const Array& param, const Array& grad);
+
+// Whether the two are arrays of this form, and writable: `view_parameter`, `view` and `match` would
+// find nothing new.
+bool fits(const Form& form, PyObject* param, PyObject* grad);
+
+// Where the elements of a NumPy array begin.
+void* elements_of(PyObject* array);
+
 // A NumPy array over the same memory, which it keeps alive; a NumPy array is returned itself.
 // Throws as `view`.
 pybind11::object as_numpy(PyObject* object, const Subject& subject);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 #include <thread>
 
@@ -31,6 +32,12 @@ struct Place {
 // Only whole blocks are cut off a tensor, so that no block's sum of squares spans two pieces.
 std::vector<Place> cut(const std::vector<Tensor>& tensors) {
   std::vector<Place> places{{0, 0}};
+  std::size_t total = 0;
+  for (const Tensor& tensor : tensors) total += tensor.size;
+  if (total <= piece_size) {
+    places.push_back({tensors.size(), 0});
+    return places;
+  }
   std::size_t room = piece_size;
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     for (std::size_t offset = 0; offset < tensors[i].size;) {
@@ -88,6 +95,12 @@ Element* at(void* base, std::size_t index) {
   return static_cast<Element*>(base) + index;
 }
 
+// The same, of what may be null and is not used then.
+template <class Element>
+void* at_if_there(void* base, std::size_t index) {
+  return reinterpret_cast<void*>(reinterpret_cast<std::uintptr_t>(base) + index * sizeof(Element));
+}
+
 // Calls visit(address, stride, count) for each row of elements `begin` to `end` of a layout.
 template <class Visit>
 void for_each_row(const Layout& layout, char* base, std::size_t begin, std::size_t end,
@@ -143,17 +156,18 @@ struct Factors {
 template <class Element>
 Run run_of(const Tensor& tensor, Factors factors, std::size_t begin, std::size_t end,
            void* buffer) {
-  Run run{};
+  Run run;
   run.n = end - begin;
   run.param = at<Element>(tensor.param, begin);
   run.grad = read<Element>(tensor, begin, end, buffer);
   for (int s = 0; s < max_states; ++s) {
-    run.states[s] = tensor.states[s] ? at<Element>(tensor.states[s], begin) : nullptr;
+    run.states[s] = at_if_there<Element>(tensor.states[s], begin);
   }
   run.scale = tensor.settings->scale * factors.clip;
   run.clip_min = tensor.settings->clip_min;
   run.clip_max = tensor.settings->clip_max;
   run.trust = factors.trust;
+  run.measured = nullptr;
   return run;
 }
 
@@ -273,7 +287,9 @@ void measure_update(const Kernels& kernels, const Tensor& tensor, double clip, s
 std::vector<double> take_ratios(const Kernels& kernels, const std::vector<Tensor>& tensors,
                                 const std::vector<Place>& places, const std::vector<Norm>& norms,
                                 int threads) {
-  const auto adapts = [](const Tensor& tensor) { return tensor.settings->adapts; };
+  const auto adapts = [](const Tensor& tensor) {
+    return tensor.step_count && tensor.settings->adapts;
+  };
   if (std::none_of(tensors.begin(), tensors.end(), adapts)) return {};
   std::vector<double> ratios(tensors.size(), 1);
   Sums params(tensors, adapts), measured(tensors, adapts);
@@ -320,6 +336,7 @@ void step(const Kernels& kernels, const std::vector<Tensor>& tensors, std::vecto
     update_part(kernels, tensor, factors, begin, end);
   });
   for (const Tensor& tensor : tensors) {
+    if (!tensor.step_count) continue;
     ++*tensor.step_count;
     if (tensor.carried) *tensor.carried = tensor.carried_next;
   }

@@ -31,7 +31,7 @@ struct Settings {
   std::optional<double> average_decay;  // none: the weights are not averaged
 };
 
-// A parameter that has a gradient.
+// A parameter; one that has no gradient has no size here and no step count.
 struct Tensor {
   Dtype dtype;
   bool clear_grad;  // zeroes the gradient in the same pass

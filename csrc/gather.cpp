@@ -15,8 +15,6 @@ namespace roofstep {
 
 namespace {
 
-PyObject* interned(const char* name) { return PyUnicode_InternFromString(name); }
-
 // How many slots the rule's last state has; 0 if it is no ring.
 int ring_size(const Settings& settings) {
   const Rule& rule = kernels().rules[settings.rule];
@@ -62,60 +60,65 @@ class Entries::Held {
 
 Entries::Entries(py::tuple rows) : held_(std::move(rows)) {
   rows_.reserve(held_.size());
-  for (const py::handle row : held_) rows_.push_back(read(row.ptr()));
+  tensors_.reserve(held_.size());
+  for (const py::handle row : held_) read(row.ptr());
   states_.join();
 }
 
-Entries::Row Entries::read(PyObject* tuple) {
-  static PyObject* const data_name = interned("data");
-  static PyObject* const grad_name = interned("grad");
+void Entries::read(PyObject* tuple) {
+  static PyObject* const data_name = PyUnicode_InternFromString("data");
+  static PyObject* const grad_name = PyUnicode_InternFromString("grad");
   if (!PyTuple_Check(tuple) || PyTuple_GET_SIZE(tuple) != 5) {
     throw py::type_error("a row of a step's entries is a tuple of five");
   }
-  Row row{};
+  Row& row = rows_.emplace_back();
+  Tensor& tensor = tensors_.emplace_back();
   row.name = PyTuple_GET_ITEM(tuple, 0);
   row.parameter = PyTuple_GET_ITEM(tuple, 1);
   PyObject* const settings = PyTuple_GET_ITEM(tuple, 2);
   PyObject* const norm = PyTuple_GET_ITEM(tuple, 3);
 
   PyTypeObject* const type = Py_TYPE(row.parameter);
-  const auto found =
-      attributes_.try_emplace(type, Attribute(type, data_name), Attribute(type, grad_name));
-  row.data = is_tensor(row.parameter) ? nullptr : &found.first->second.first;
-  row.grad = &found.first->second.second;
+  const auto attributes =
+      attributes_.try_emplace(type, Attribute(type, data_name), Attribute(type, grad_name)).first;
+  row.data = is_tensor(row.parameter) ? nullptr : &attributes->second.first;
+  row.grad = &attributes->second.second;
 
-  row.norm = -1;
+  tensor.norm = -1;
   if (norm != Py_None) {
     Norm* const bound = py::handle(norm).cast<Norm*>();
-    const auto place = std::find(norms_.begin(), norms_.end(), bound);
-    row.norm = static_cast<int>(place - norms_.begin());
-    if (place == norms_.end()) norms_.push_back(bound);
+    if (norms_.empty() || norms_.back() != bound) {  // nearly all share one
+      const auto place = std::find(norms_.begin(), norms_.end(), bound);
+      tensor.norm = static_cast<int>(place - norms_.begin());
+      if (place == norms_.end()) norms_.push_back(bound);
+    } else {
+      tensor.norm = static_cast<int>(norms_.size()) - 1;
+    }
   }
-  if (settings == Py_None) return row;
-  row.settings = py::handle(settings).cast<const Settings*>();
+  if (settings == Py_None) return;
+  row.settings = tensor.settings = py::handle(settings).cast<const Settings*>();
+  row.rule = &kernels().rules[row.settings->rule];
   row.slots = ring_size(*row.settings);
-  read_states(PyTuple_GET_ITEM(tuple, 4), row);
-  return row;
+  read_states(PyTuple_GET_ITEM(tuple, 4), row, tensor);
 }
 
-void Entries::read_states(PyObject* states, Row& row) {
-  const Rule& rule = kernels().rules[row.settings->rule];
-  const int count = rule.state_count + row.settings->average_decay.has_value();
+void Entries::read_states(PyObject* states, Row& row, Tensor& tensor) {
+  const int count = row.rule->state_count + row.settings->average_decay.has_value();
   row.lacks_states = count && states == Py_None;
   if (!count || row.lacks_states) return;
   if (!PyTuple_Check(states) || PyTuple_GET_SIZE(states) != count) {
-    throw py::type_error(std::string("rule ") + rule.name + " takes a tuple of " +
+    throw py::type_error(std::string("rule ") + row.rule->name + " takes a tuple of " +
                          std::to_string(count) + " states");
   }
   for (int s = 0; s < count; ++s) {
     Array state = view_parameter(PyTuple_GET_ITEM(states, s), {state_role, row.name});
     states_.add(state);
-    if (row.slots && s == rule.state_count - 1) {
+    if (row.slots && s == row.rule->state_count - 1) {
       if (state.ndim == 0 || state.shape[0] != row.slots) {
-        throw py::type_error(std::string("rule ") + rule.name + " takes a last state of " +
+        throw py::type_error(std::string("rule ") + row.rule->name + " takes a last state of " +
                              std::to_string(row.slots) + " slots");
       }
-      row.last = state;
+      row.ring = state;
       state = slot_of(state, 0);
     }
     if (row.like.object) {
@@ -123,24 +126,25 @@ void Entries::read_states(PyObject* states, Row& row) {
     } else {
       row.like = state;
     }
-    (s < rule.state_count ? row.states[s] : row.average) = state.data;
+    (s < row.rule->state_count ? tensor.states[s] : tensor.average) = state.data;
   }
 }
 
-Tensor Entries::tensor_of(const Row& row, const Array& param, const Array& grad, Step& now) {
-  Tensor tensor{};
+// Everything that a parameter and its gradient are checked for, and what the engine is told of
+// them.
+void Entries::look(Row& row, const Found& found, Tensor& tensor) {
+  const Subject param_subject{parameter_role, row.name};
+  const Subject grad_subject{gradient_role, row.name};
+  const Array param = view_parameter(found.param, param_subject);
+  const Array grad = view(found.grad, grad_subject);
+  match(grad, param, grad_subject);
+  if (found.clears_own) require_clearable(grad, grad_subject);
+  if (row.like.object) match_states(param, row.like, param_subject);
+  extents_.add(param);
+  extents_.add(grad);
   tensor.param = param.data;
   set_gradient(tensor, grad, param, layouts_);
-  std::memcpy(tensor.states, row.states, sizeof tensor.states);
-  tensor.average = row.average;
-  tensor.norm = row.norm;
-  tensor.settings = row.settings;
-  const Rule& rule = kernels().rules[row.settings->rule];
-  if (row.slots) {
-    const std::size_t slot = static_cast<std::size_t>(now.t - 1) % row.slots;
-    tensor.states[rule.state_count - 1] = slot_of(row.last, slot).data;
-  }
-  return tensor;
+  row.form = form_of(param, grad);
 }
 
 void Entries::refuse_overlaps(const Held& held) const {
@@ -178,15 +182,13 @@ std::vector<std::size_t> Entries::step(const std::optional<py::tuple>& gradients
   Constants constants;
   std::vector<std::size_t> missing;
   std::vector<py::object> cleared_after;  // gradients in whose place another is read
-  tensors_.clear();
   layouts_.clear();
   extents_.clear();
   extents_.add(states_);
 
   for (std::size_t i = 0; i < rows_.size(); ++i) {
-    const Row& row = rows_[i];
-    const Subject param_subject{parameter_role, row.name};
-    const Subject grad_subject{gradient_role, row.name};
+    Row& row = rows_[i];
+    Tensor& tensor = tensors_[i];
     Found& found = held.add();
     if (!gradients || clear_grad) found.own_grad = row.grad->of(row.parameter);
     found.param = row.data ? row.data->of(row.parameter) : Py_NewRef(row.parameter);
@@ -197,37 +199,43 @@ std::vector<std::size_t> Entries::step(const std::optional<py::tuple>& gradients
       found.clears_other = !found.clears_own;
     }
     if (found.clears_other) {
-      const Array own = view(found.own_grad, grad_subject);
-      require_clearable(own, grad_subject);
+      const Subject subject{gradient_role, row.name};
+      const Array own = view(found.own_grad, subject);
+      require_clearable(own, subject);
       extents_.add(own);
-      cleared_after.push_back(as_numpy(found.own_grad, grad_subject));
+      cleared_after.push_back(as_numpy(found.own_grad, subject));
     }
     if (!found.stepped) {
-      extents_.add(view(found.param, param_subject));
+      tensor.size = 0;
+      tensor.step_count = nullptr;
+      extents_.add(view(found.param, {parameter_role, row.name}));
       continue;
     }
-
-    const Array param = view_parameter(found.param, param_subject);
-    const Array grad = view(found.grad, grad_subject);
-    match(grad, param, grad_subject);
-    if (found.clears_own) require_clearable(grad, grad_subject);
-    if (row.like.object) match_states(param, row.like, param_subject);
-    extents_.add(param);
-    extents_.add(grad);
     if (row.lacks_states) missing.push_back(i);
 
+    if (row.form.descr && fits(row.form, found.param, found.grad)) {
+      tensor.param = elements_of(found.param);
+      tensor.grad = elements_of(found.grad);
+      tensor.grad_layout = nullptr;
+      tensor.size = row.form.size;
+      extents_.add(tensor.param, row.form.bytes);
+      extents_.add(tensor.grad, row.form.bytes);
+    } else {
+      look(row, found, tensor);
+    }
     Step now{step_counts[i] + 1, row.settings->hyper.learning_rate, 1};
-    Tensor tensor = tensor_of(row, param, grad, now);
-    tensor.clear_grad = found.clears_own;
-    tensor.step_count = step_counts + i;
-    const Rule& rule = kernels().rules[row.settings->rule];
-    if (rule.carried) {
+    if (row.slots) {
+      const std::size_t slot = static_cast<std::size_t>(now.t - 1) % row.slots;
+      tensor.states[row.rule->state_count - 1] = slot_of(row.ring, slot).data;
+    }
+    if (row.rule->carried) {
       now.carried = carried_numbers[i];
       tensor.carried = carried_numbers + i;
-      tensor.carried_next = rule.carry(row.settings->hyper, now);
+      tensor.carried_next = row.rule->carry(row.settings->hyper, now);
     }
-    tensor.prepared = constants.at(*row.settings, param.dtype, now, row.name);
-    tensors_.push_back(tensor);
+    tensor.clear_grad = found.clears_own;
+    tensor.step_count = step_counts + i;
+    tensor.prepared = constants.at(*row.settings, tensor.dtype, now, row.name);
   }
   if (!extents_.disjoint()) refuse_overlaps(held);
   if (!missing.empty()) return missing;

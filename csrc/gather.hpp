@@ -38,32 +38,30 @@ class Entries {
  private:
   struct Row {
     PyObject *name, *parameter;
-    const Settings* settings;  // null: passed over
-    const Attribute *data, *grad;
-    int norm;
+    const Attribute *data, *grad;  // no `data` of a tensor
+    const Settings* settings;      // null: passed over
+    const Rule* rule;
     bool lacks_states;
-    int slots;   // of the rule's last state; 0 if it is no ring
-    Array last;  // that state
+    int slots;  // of the rule's last state; 0 if it is no ring
+    Form form;
     Array like;  // what the parameter must be for its states; no object if it has none
-    void* states[max_states];
-    void* average;
+    Array ring;
   };
   struct Found;
   class Held;
 
-  Row read(PyObject* row);
-  void read_states(PyObject* states, Row& row);
-  Tensor tensor_of(const Row& row, const Array& param, const Array& grad, Step& now);
+  void read(PyObject* row);
+  void read_states(PyObject* states, Row& row, Tensor& tensor);
+  void look(Row& row, const Found& found, Tensor& tensor);
   void refuse_overlaps(const Held& held) const;
 
   pybind11::tuple held_;
   std::vector<Row> rows_;
+  std::vector<Tensor> tensors_;  // one for each row; of what stands in them the states remain
   std::map<PyTypeObject*, std::pair<Attribute, Attribute>> attributes_;  // `data`, `grad`
   std::vector<Norm*> norms_;
   Extents states_;
-  // What a step fills anew: kept for its memory, as that of many tensors is given back to the
-  // system and faulted in again at every step.
-  std::vector<Tensor> tensors_;
+  // Filled anew by each step, and kept for their memory.
   std::deque<Layout> layouts_;
   Extents extents_;
 };

@@ -119,7 +119,7 @@ void refuse_overlaps(const std::vector<Span>& spans) {
 void Extents::add(const Array& array) {
   if (array.size == 0) return;
   const auto [begin, end] = reach_of(array);
-  extents_.push_back({begin, end});
+  add(begin, static_cast<std::size_t>(end - begin));
 }
 
 void Extents::add(const Extents& others) {
@@ -132,9 +132,9 @@ void Extents::join() {
             [](const Extent& a, const Extent& b) { return a.begin < b.begin; });
   std::vector<Extent> joined;
   for (const Extent& extent : extents_) {
-    const std::ptrdiff_t gap = joined.empty() ? -1 : extent.begin - joined.back().end;
+    const std::ptrdiff_t gap = joined.empty() ? -1 : extent.begin - joined.back().end();
     if (gap >= 0 && gap < padding) {
-      joined.back().end = extent.end;
+      joined.back().bytes += static_cast<std::size_t>(gap) + extent.bytes;
     } else {
       joined.push_back(extent);
     }
@@ -146,7 +146,7 @@ bool Extents::in_order() const {
   const char* end = nullptr;
   for (const std::size_t i : order_) {
     if (extents_[i].begin < end) return false;
-    end = extents_[i].end;
+    end = extents_[i].end();
   }
   return true;
 }

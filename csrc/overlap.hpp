@@ -28,6 +28,9 @@ void add_span(std::vector<Span>& spans, const Array& array, const char* role, Py
 class Extents {
  public:
   void clear() { extents_.clear(); }
+  void add(const void* begin, std::size_t bytes) {
+    if (bytes) extents_.push_back({static_cast<const char*>(begin), bytes});
+  }
   void add(const Array& array);
   void add(const Extents& others);
   // Makes one of those that lie side by side, but for the padding of states.
@@ -37,7 +40,9 @@ class Extents {
 
  private:
   struct Extent {
-    const char *begin, *end;
+    const char* begin;
+    std::size_t bytes;
+    const char* end() const { return begin + bytes; }
   };
   bool in_order() const;
   std::vector<Extent> extents_;
