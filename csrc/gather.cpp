@@ -98,7 +98,6 @@ void Entries::read(PyObject* tuple) {
   if (settings == Py_None) return;
   row.settings = tensor.settings = py::handle(settings).cast<const Settings*>();
   row.rule = &kernels().rules[row.settings->rule];
-  row.slots = ring_size(*row.settings);
   read_states(PyTuple_GET_ITEM(tuple, 4), row, tensor);
 }
 
@@ -110,6 +109,7 @@ void Entries::read_states(PyObject* states, Row& row, Tensor& tensor) {
     throw py::type_error(std::string("rule ") + row.rule->name + " takes a tuple of " +
                          std::to_string(count) + " states");
   }
+  row.slots = ring_size(*row.settings);
   for (int s = 0; s < count; ++s) {
     Array state = view_parameter(PyTuple_GET_ITEM(states, s), {state_role, row.name});
     states_.add(state);

@@ -42,7 +42,7 @@ class Entries {
     const Settings* settings;      // null: passed over
     const Rule* rule;
     bool lacks_states;
-    int slots;  // of the rule's last state; 0 if it is no ring
+    int slots;  // of the ring, the rule's last state; 0 if there is none
     Form form;
     Array like;  // what the parameter must be for its states; no object if it has none
     Array ring;

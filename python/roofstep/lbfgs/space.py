@@ -66,10 +66,13 @@ class Space:
         unstarted = _core.Settings("momentum", {"momentum": 0.0})
         unstarted.learning_rate = 0.0
         moving = {part.name for part in parts}
-        self._entries = tuple(
-            (name, parameter, unstarted if name in moving else None, None, None)
-            for name, parameter in parameters.items()
+        self._entries = _core.Entries(
+            tuple(
+                (name, parameter, unstarted if name in moving else None, None, None)
+                for name, parameter in parameters.items()
+            )
         )
+        self._counts, self._numbers = np.zeros(len(parameters), np.int64), np.ones(len(parameters))
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -104,8 +107,7 @@ class Space:
                     f"parameter {part.name!r}: expected the array that it had when the step began, "
                     f"got another from the closure; write into it with parameter.data[...] = value"
                 )
-        count = len(self._entries)
-        _core.step(self._entries, None, np.zeros(count, np.int64), np.ones(count), False, 1)
+        self._entries.step(None, self._counts, self._numbers, False, 1, [])
 
     def _collect(self, own: float) -> Evaluation:
         gradient = np.zeros(self.size, self.dtype)
