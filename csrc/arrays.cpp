@@ -243,6 +243,13 @@ Array view(PyObject* object, const Subject& subject) {
   return view_ndarray(object, subject);
 }
 
+bool same_tensor(PyObject* a, PyObject* b, const Subject& subject) {
+  if (Py_TYPE(a) != Py_TYPE(b) || !is_tensor(a)) return false;
+  const Array x = view(a, subject), y = view(b, subject);
+  return x.data == y.data && x.dtype == y.dtype && x.ndim == y.ndim &&
+         std::equal(x.shape, x.shape + x.ndim, y.shape) && same_layout(x, y);
+}
+
 py::object as_numpy(PyObject* object, const Subject& subject) {
   if (!is_tensor(object)) {
     view(object, subject);

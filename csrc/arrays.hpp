@@ -56,6 +56,10 @@ bool is_tensor(PyObject* object);
 // tensor in the memory of the CPU.
 Array view(PyObject* object, const Subject& subject);
 
+// Whether two objects are tensors over the same elements: some libraries make a new object at each
+// look at `grad`.
+bool same_tensor(PyObject* a, PyObject* b, const Subject& subject);
+
 // A NumPy array over the same memory, which it keeps alive; a NumPy array is returned itself.
 // Throws as `view`.
 pybind11::object as_numpy(PyObject* object, const Subject& subject);

@@ -226,9 +226,10 @@ std::vector<std::size_t> gather_and_step(const py::tuple& entries,
     PyObject* own_grad =
         gradients && !clear_grad ? Py_None : held.attribute(entry.parameter, grad_attribute);
     PyObject* grad_object = gradients ? PyTuple_GET_ITEM(gradients->ptr(), i) : own_grad;
-    const bool clears_it = clear_grad && grad_object == own_grad;
     const Subject param_subject{parameter_role, entry.name};
     const Subject grad_subject{gradient_role, entry.name};
+    const bool clears_it =
+        clear_grad && (grad_object == own_grad || same_tensor(grad_object, own_grad, grad_subject));
     PyObject* param_object = is_tensor(entry.parameter)
                                  ? entry.parameter
                                  : held.attribute(entry.parameter, data_attribute);
