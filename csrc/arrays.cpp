@@ -273,6 +273,13 @@ bool fits(const Form& form, PyObject* param, PyObject* grad) {
 
 void* elements_of(PyObject* array) { return PyArray_DATA(reinterpret_cast<PyArrayObject*>(array)); }
 
+bool same_tensor(PyObject* a, PyObject* b, const Subject& subject) {
+  if (Py_TYPE(a) != Py_TYPE(b) || !is_tensor(a)) return false;
+  const Array x = view(a, subject), y = view(b, subject);
+  return x.data == y.data && x.dtype == y.dtype && x.ndim == y.ndim &&
+         std::equal(x.shape, x.shape + x.ndim, y.shape) && same_layout(x, y);
+}
+
 py::object as_numpy(PyObject* object, const Subject& subject) {
   if (!is_tensor(object)) {
     view(object, subject);

@@ -75,6 +75,10 @@ bool fits(const Form& form, PyObject* param, PyObject* grad);
 // Where the elements of a NumPy array begin.
 void* elements_of(PyObject* array);
 
+// Whether two objects are tensors over the same elements: some libraries make a new object at each
+// look at `grad`.
+bool same_tensor(PyObject* a, PyObject* b, const Subject& subject);
+
 // A NumPy array over the same memory, which it keeps alive; a NumPy array is returned itself.
 // Throws as `view`.
 pybind11::object as_numpy(PyObject* object, const Subject& subject);

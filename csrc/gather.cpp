@@ -58,10 +58,11 @@ class Entries::Held {
   std::vector<Found> rows_;
 };
 
-Entries::Entries(py::tuple rows) : held_(std::move(rows)) {
+Entries::Entries(py::tuple rows, const std::vector<std::size_t>& counted) : held_(std::move(rows)) {
   rows_.reserve(held_.size());
   tensors_.reserve(held_.size());
   for (const py::handle row : held_) read(row.ptr());
+  for (const std::size_t i : counted) rows_.at(i).counted = true;
   states_.join();
 }
 
@@ -195,7 +196,8 @@ std::vector<std::size_t> Entries::step(const std::optional<py::tuple>& gradients
     found.grad = gradients ? PyTuple_GET_ITEM(gradients->ptr(), i) : found.own_grad;
     found.stepped = found.grad != Py_None && row.settings;
     if (clear_grad && row.settings && found.own_grad != Py_None) {
-      found.clears_own = found.grad == found.own_grad;
+      found.clears_own = found.grad == found.own_grad ||
+                         same_tensor(found.grad, found.own_grad, {gradient_role, row.name});
       found.clears_other = !found.clears_own;
     }
     if (found.clears_other) {
@@ -250,8 +252,8 @@ std::vector<std::size_t> Entries::step(const std::optional<py::tuple>& gradients
   for (std::size_t k = 0; k < norms.size(); ++k) norms_[k]->value = norms[k].value;
   for (const py::object& own : cleared_after) own.attr("fill")(0);
   for (std::size_t i = 0; i < rows_.size(); ++i) {
+    if (!rows_[i].counted) continue;
     const Found& found = held.rows()[i];
-    if (rows_[i].data) continue;
     if (found.stepped) written.append(found.param);
     if (found.clears_own || found.clears_other) written.append(found.own_grad);
   }

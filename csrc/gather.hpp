@@ -22,12 +22,13 @@ namespace roofstep {
 // looked at here once, while parameters and gradients are looked at anew in every step.
 class Entries {
  public:
-  explicit Entries(pybind11::tuple rows);
+  // `counted` are the rows of tensors whose library is to be told what has been written.
+  Entries(pybind11::tuple rows, const std::vector<std::size_t>& counted);
 
   // Steps every parameter that has a gradient. `gradients` is None, or a tuple that is read in the
   // place of the `grad` attributes, which alone are zeroed by `clear_grad`; `counts` (int64) and
-  // `carried` (float64) have a number for each row. Adds the tensors that were written, which are
-  // no NumPy arrays, to `written`.
+  // `carried` (float64) have a number for each row. Adds to `written` what has been written of the
+  // counted rows, zeroed gradients included.
   //
   // Returns the indices of rows that have a gradient but no states yet, having written nothing
   // then; empty once the step is done.
@@ -41,7 +42,7 @@ class Entries {
     const Attribute *data, *grad;  // no `data` of a tensor
     const Settings* settings;      // null: passed over
     const Rule* rule;
-    bool lacks_states;
+    bool counted, lacks_states;
     int slots;  // of the ring, the rule's last state; 0 if there is none
     Form form;
     Array like;  // what the parameter must be for its states; no object if it has none
