@@ -23,7 +23,7 @@ def shown(value: object) -> str:
 
 def real(name: str, value: object, interval: str = "(-inf, inf)") -> float:
     """A real number of Python or NumPy in `interval`, written as in mathematics: "(0, 1]"."""
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if type(value) is not float and (isinstance(value, bool) or not isinstance(value, Real)):
         hint = ", and the parameters by name, as parameters=[...]"
         raise TypeError(
             f"{name}: expected a real number in {interval}, got {shown(value)}; "
@@ -33,14 +33,19 @@ def real(name: str, value: object, interval: str = "(-inf, inf)") -> float:
         number = float(value)
     except OverflowError:  # an int beyond all floats
         number = math.inf
-    low, high = map(float, interval[1:-1].split(","))
-    above = low <= number if interval[0] == "[" else low < number
-    below = number <= high if interval[-1] == "]" else number < high
-    if not (above and below):
+    low, high, has_low, has_high = _bounds(interval)
+    if not (low < number < high or (has_low and number == low) or (has_high and number == high)):
         raise ValueError(
             f"{name}: expected a real number in {interval}, got {number}; pass one in there"
         )
     return number
+
+
+@functools.cache
+def _bounds(interval: str) -> tuple[float, float, bool, bool]:
+    """The ends of an interval, and whether they belong to it."""
+    low, high = map(float, interval[1:-1].split(","))
+    return low, high, interval[0] == "[", interval[-1] == "]"
 
 
 non_negative = functools.partial(real, interval="[0, inf)")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -85,7 +84,7 @@ class Optimizer:
         self._states: dict[str, dict[str, Array]] = {}
         self._counts = np.zeros(0, np.int64)
         self._numbers = np.ones(0)  # see plan.Keeps.number
-        self._lock = threading.Lock()
+        self._alone = threads.Alone(type(self).__name__)
         self._plan: plan.Plan | None = None
         self._norms: list[_core.Norm] | None = None
         if parameters is not None:
@@ -196,7 +195,7 @@ class Optimizer:
                 f"group: expected a dict, got a {type(group).__name__}; "
                 f"pass {{'params': [parameter, ...]}}"
             )
-        with self._alone():
+        with self._alone:
             self._add([group])
 
     def _add(self, parameters: Iterable[Any]) -> None:
@@ -251,7 +250,7 @@ class Optimizer:
                 f"or to minimize()"
             )
         learning_rate = self.get_lr()  # asked first and once: a schedule may do as it likes
-        with self._alone():
+        with self._alone:
             current = self._current_plan()
             measured: list[_core.Norm] = []
             if current.tasks:
@@ -278,21 +277,6 @@ class Optimizer:
                 current = self._current_plan()
             tensors.count_writes(written)
             self._norms = current.norms + measured if measured else current.norms
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Refuses two threads at once: a step lets go of the GIL while it writes."""
-        if not self._lock.acquire(blocking=False):
-            raise RuntimeError(
-                f"this {type(self).__name__} is being stepped, by another thread or by a step that "
-                f"is asking for this, or its parameters hold their averaged weights; give each "
-                f"thread an optimizer of its own or a lock around this one, ask nothing of it in a "
-                f"closure or a clip, and leave the block of averaged() first"
-            )
-        try:
-            yield
-        finally:
-            self._lock.release()
 
     @property
     def last_grad_norm(self) -> float | None:
@@ -343,7 +327,7 @@ class Optimizer:
         """
         checked = None if decay is None else checks.fraction("decay", decay)
         self._require_averages()
-        with self._alone():
+        with self._alone:
             for settings in (self._defaults, *self.param_groups):
                 settings["average_decay"] = checked
             if checked is None:
@@ -372,7 +356,7 @@ class Optimizer:
             NotImplementedError: the optimizer keeps no averages.
         """
         self._require_averages()
-        with self._alone():
+        with self._alone:
             if all(group.get("average_decay") is None for group in self.param_groups):
                 raise ValueError("no weights are averaged; call average_weights(), and step, first")
             self._current_plan()  # drops averages of groups that have stopped
@@ -671,7 +655,7 @@ class Optimizer:
             >>> saved["learning_rate"], saved["param_groups"][0]["weight_decay"]
             (0.1, {'class': 'L2Decay', 'coeff': 0.5})
         """
-        with self._alone():
+        with self._alone:
             return checkpoint.save(self, self._checkpoint(), self._parameters)
 
     def set_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -694,7 +678,7 @@ class Optimizer:
                 all that does not, and nothing has been changed.
             RuntimeError: another thread is stepping this optimizer.
         """
-        with self._alone():
+        with self._alone:
             new, adopt = checkpoint.read(state_dict, self, self._checkpoint(), self._parameters)
             self._learning_rate, self._defaults = new.learning_rate, new.defaults
             for group, restored in zip(self.param_groups, new.groups, strict=True):
@@ -729,12 +713,12 @@ class Optimizer:
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and deepcopy: all but what is made anew."""
-        with self._alone():
-            return {**self.__dict__, "_plan": None, "_norms": None, "_lock": None}
+        with self._alone:
+            return {**self.__dict__, "_plan": None, "_norms": None, "_alone": None}
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:
         self.__dict__.update(attributes)
-        self._lock = threading.Lock()
+        self._alone = threads.Alone(type(self).__name__)
         # copy.copy gives the very objects: of these it shares the parameters and the schedule.
         self._parameters, self._defaults = dict(self._parameters), dict(self._defaults)
         self.param_groups = [dict(group) for group in self.param_groups]

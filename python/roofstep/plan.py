@@ -79,15 +79,20 @@ class Plan:
     norms: list[_core.Norm]
     tasks: dict[int, custom.Task]  # by the position of the parameter; nearly always none
     _sources: list[Any]
+    _rates: list[int]  # where in these a group's learning rate stands, which may change
     _looks: list[Callable[[], Any]]  # for settings that change without notice; see Parameter.watch
     _seen: list[Any]  # what these gave
 
     def holds_for(self, groups: Iterable[Group]) -> bool:
         """Whether nothing has changed that a plan depends on."""
         sources = _sources(groups)
-        if [look() for look in self._looks] != self._seen:
+        if len(sources) != len(self._sources):
             return False
-        return len(sources) == len(self._sources) and all(map(operator.is_, sources, self._sources))
+        for i in self._rates:
+            sources[i] = None
+        if not all(map(operator.is_, sources, self._sources)):
+            return False
+        return [look() for look in self._looks] == self._seen
 
 
 def members(
@@ -132,6 +137,9 @@ def make(
         ValueError: the groups hold other parameters than these.
     """
     rows = members(groups, parameters)
+    sources, rates = _sources(groups), _rates(groups)
+    for i in rates:
+        sources[i] = None
     looks = _looks(parameters.values())
     seen = [look() for look in looks]  # first, so that nothing changes unseen meanwhile
     entries: dict[str, tuple[Any, ...]] = {}
@@ -189,7 +197,8 @@ def make(
         list(kinds.values()),
         list(norms.values()),
         {i: tasks[name] for i, name in enumerate(parameters) if name in tasks},
-        _sources(groups),
+        sources,
+        rates,
         looks,
         seen,
     )
@@ -231,9 +240,17 @@ def _held(kept: Keeps, own: Mapping[str, Array], rule: str, name: str) -> tuple[
 
 
 def _sources(groups: Iterable[Group]) -> list[Any]:
-    """A group's learning rate is none of them, it is read at every step; but its presence is."""
     sources: list[Any] = [Parameter.revision]
     for group in groups:
-        sources += [value for key, value in group.items() if key != "learning_rate"]
-        sources.append("learning_rate" in group)
+        sources += group
+        sources += group.values()
     return sources
+
+
+def _rates(groups: Iterable[Group]) -> list[int]:
+    """The places of the learning rates in the sources: they are read at every step."""
+    found, end = [], 1
+    for group in groups:
+        found += [end + len(group) + i for i, key in enumerate(group) if key == "learning_rate"]
+        end += 2 * len(group)
+    return found

@@ -205,7 +205,7 @@ class LBFGS(Optimizer):
         """
         checks.function("closure", closure, "lambda: set_gradients_and_return_loss()")
         learning_rate = self.get_lr()  # asked first and once: a schedule may do as it likes
-        with self._alone():
+        with self._alone:
             space = Space(self._parts(self.param_groups), self._parameters)
             progress = self._progress
             if progress.kind not in (None, space.kind):
