@@ -2,25 +2,25 @@
 #include "engine.hpp"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <thread>
-
-#ifdef _OPENMP
-#include <omp.h>
-#include <pthread.h>
-#endif
 
 #include "floating_point.hpp"
+#include "threads.hpp"
 
 namespace roofstep {
 
 namespace {
 
 // Two cores inside one neighbourhood of memory slow each other down: smaller pieces cost 8-31 %.
+// Less work than this is for one thread.
 constexpr std::size_t piece_size = 16 * block_size;
+
+// So little that it may lie in the caches is cut finer: what counts there is that all are done at
+// the same time.
+constexpr std::size_t least_piece_size = 4 * block_size;
+constexpr std::size_t pieces_per_thread = 4;
 
 std::size_t block_count(std::size_t size) { return (size + block_size - 1) / block_size; }
 
@@ -29,21 +29,29 @@ struct Place {
   std::size_t tensor, offset;
 };
 
-// Only whole blocks are cut off a tensor, so that no block's sum of squares spans two pieces.
-std::vector<Place> cut(const std::vector<Tensor>& tensors) {
-  std::vector<Place> places{{0, 0}};
+// Threads that have fallen asleep are not woken for less.
+constexpr std::size_t worth_waking = 4 * piece_size;
+
+std::size_t total_size(const std::vector<Tensor>& tensors) {
   std::size_t total = 0;
   for (const Tensor& tensor : tensors) total += tensor.size;
-  if (total <= piece_size) {
-    places.push_back({tensors.size(), 0});
-    return places;
-  }
-  std::size_t room = piece_size;
+  return total;
+}
+
+// Only whole blocks are cut off a tensor, so that no block's sum of squares spans two pieces.
+std::vector<Place> cut(const std::vector<Tensor>& tensors, int threads) {
+  const std::size_t total = total_size(tensors);
+  if (total < piece_size) return {{0, 0}, {tensors.size(), 0}};
+  const std::size_t share =
+      total / (pieces_per_thread * static_cast<std::size_t>(std::max(threads, 1)));
+  const std::size_t size = std::clamp(share, least_piece_size, piece_size);
+  std::vector<Place> places{{0, 0}};
+  std::size_t room = size;
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     for (std::size_t offset = 0; offset < tensors[i].size;) {
       if (room == 0) {
         places.push_back({i, offset});
-        room = piece_size;
+        room = size;
       }
       const std::size_t whole = block_count(room) * block_size;
       const std::size_t taken = std::min(tensors[i].size - offset, whole);
@@ -58,36 +66,15 @@ std::vector<Place> cut(const std::vector<Tensor>& tensors) {
 // Calls work(tensor index, begin, end) for every tensor's part of every piece, on all threads.
 template <class Work>
 void for_each_part(const std::vector<Tensor>& tensors, const std::vector<Place>& places,
-                   [[maybe_unused]] int threads, const Work& work) {
-  const std::size_t pieces = places.size() - 1;
-  const auto piece = [&](std::size_t k) {
+                   int threads, const Work& work) {
+  for_each_index(places.size() - 1, threads, [&](std::size_t k) {
     const Place first = places[k], last = places[k + 1];
     for (std::size_t i = first.tensor; i <= last.tensor && i < tensors.size(); ++i) {
       const std::size_t begin = i == first.tensor ? first.offset : 0;
       const std::size_t end = i == last.tensor ? last.offset : tensors[i].size;
       if (begin < end) work(i, begin, end);
     }
-  };
-#ifdef _OPENMP
-  const int team = static_cast<int>(std::min<std::size_t>(threads, pieces));
-  if (team > 1) {
-    std::atomic<std::size_t> next{0};
-    std::atomic<int> arrived{0};
-#pragma omp parallel num_threads(team)
-    {
-      const DefaultFloatingPoint mode;
-      ++arrived;
-      for (std::size_t k = next++; k < pieces; k = next++) piece(k);
-      // A thread of the pool that has fallen asleep may be woken on the CPU of this one, which by
-      // now has done the work of both: at the barrier, which spins, they would wait for each other.
-      if (omp_get_thread_num() == 0) {
-        while (arrived < omp_get_num_threads()) std::this_thread::yield();
-      }
-    }
-    return;
-  }
-#endif
-  for (std::size_t k = 0; k < pieces; ++k) piece(k);
+  });
 }
 
 template <class Element>
@@ -320,13 +307,14 @@ double clip_factor(const Norm& norm) {
 void measure(const Kernels& kernels, const std::vector<Tensor>& tensors, std::vector<Norm>& norms,
              int threads) {
   const DefaultFloatingPoint mode;
-  take_norms(kernels, tensors, cut(tensors), norms, threads);
+  take_norms(kernels, tensors, cut(tensors, threads), norms, threads);
 }
 
 void step(const Kernels& kernels, const std::vector<Tensor>& tensors, std::vector<Norm>& norms,
           int threads) {
   const DefaultFloatingPoint mode;
-  const std::vector<Place> places = cut(tensors);
+  if (total_size(tensors) < worth_waking) threads = threads_for_little(threads);
+  const std::vector<Place> places = cut(tensors, threads);
   if (!norms.empty()) take_norms(kernels, tensors, places, norms, threads);
   const std::vector<double> ratios = take_ratios(kernels, tensors, places, norms, threads);
   for_each_part(tensors, places, threads, [&](std::size_t i, std::size_t begin, std::size_t end) {
@@ -340,6 +328,7 @@ void step(const Kernels& kernels, const std::vector<Tensor>& tensors, std::vecto
     ++*tensor.step_count;
     if (tensor.carried) *tensor.carried = tensor.carried_next;
   }
+  rest();
 }
 
 float stream(const Kernels& kernels, const std::vector<float*>& updated,
@@ -347,29 +336,18 @@ float stream(const Kernels& kernels, const std::vector<float*>& updated,
   std::vector<Tensor> whole(1);
   whole[0].size = size;
   float seen = 0;
-  for_each_part(whole, cut(whole), threads, [&](std::size_t, std::size_t begin, std::size_t end) {
-    float *to[most_updated], *from[most_read];
-    for (std::size_t i = 0; i < updated.size(); ++i) to[i] = updated[i] + begin;
-    for (std::size_t i = 0; i < read.size(); ++i) from[i] = read[i] + begin;
-    const float sum = kernels.stream[updated.size()][read.size()](to, from, end - begin);
+  for_each_part(
+      whole, cut(whole, threads), threads, [&](std::size_t, std::size_t begin, std::size_t end) {
+        float *to[most_updated], *from[most_read];
+        for (std::size_t i = 0; i < updated.size(); ++i) to[i] = updated[i] + begin;
+        for (std::size_t i = 0; i < read.size(); ++i) from[i] = read[i] + begin;
+        const float sum = kernels.stream[updated.size()][read.size()](to, from, end - begin);
 #ifdef _OPENMP
 #pragma omp atomic
 #endif
-    seen += sum;
-  });
+        seen += sum;
+      });
   return seen;
 }
-
-#ifdef _OPENMP
-int openmp_version() { return _OPENMP; }
-int max_threads() { return omp_get_max_threads(); }
-void survive_fork() {
-  pthread_atfork([] { omp_pause_resource_all(omp_pause_hard); }, nullptr, nullptr);
-}
-#else
-int openmp_version() { return 0; }
-int max_threads() { return 1; }
-void survive_fork() {}
-#endif
 
 }  // namespace roofstep

@@ -65,13 +65,4 @@ double clip_factor(const Norm& norm);
 float stream(const Kernels& kernels, const std::vector<float*>& updated,
              const std::vector<float*>& read, std::size_t size, int threads);
 
-// The version of OpenMP as a date, such as 201511; 0 in a build without OpenMP.
-int openmp_version();
-
-// How many threads OpenMP would use: CPU affinity and OMP_NUM_THREADS are in it.
-int max_threads();
-
-// Lets the pool of threads go before a fork: a child would wait for threads that it does not have.
-void survive_fork();
-
 }  // namespace roofstep

@@ -12,6 +12,7 @@
 #include "engine.hpp"
 #include "gather.hpp"
 #include "settings.hpp"
+#include "threads.hpp"
 
 namespace py = pybind11;
 using namespace py::literals;

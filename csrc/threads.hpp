@@ -1,0 +1,74 @@
+// The threads of a step: OpenMP's, and the cures for what they suffer from.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <thread>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#include "floating_point.hpp"
+
+namespace roofstep {
+
+// The version of OpenMP as a date, such as 201511; 0 in a build without OpenMP.
+int openmp_version();
+
+// How many threads OpenMP would use: CPU affinity and OMP_NUM_THREADS are in it.
+int max_threads();
+
+// Lets the pool of threads go before a fork: a child would wait for threads that it does not have.
+void survive_fork();
+
+// How many threads to call for work that is little, so that waking threads which have fallen asleep
+// would take longer than what they then do: 1 if the last such work ended some milliseconds ago.
+int threads_for_little(int threads);
+
+// Work has ended, little or not.
+void rest();
+
+// The CPU of this thread; -1 where that is not known.
+int current_cpu();
+
+// Goes on on another CPU, if this thread is on the one named and may run on another.
+void leave_cpu(int cpu);
+
+// Calls work(k) for each k below `count`, in order on each of up to `threads` threads.
+//
+// A thread of the pool that has slept for some milliseconds may be woken on the CPU of the calling
+// thread, and both wait by spinning: the one would have to wait for the end of the other's time
+// slice, 4 ms and twice as a rule. So the caller gives way while a thread is missing, and a thread
+// that finds itself on the caller's CPU leaves it. No thread waits for work that another could do.
+template <class Work>
+void for_each_index(std::size_t count, [[maybe_unused]] int threads, const Work& work) {
+#ifdef _OPENMP
+  const int team = static_cast<int>(std::min<std::size_t>(threads, count));
+  if (team > 1) {
+    std::atomic<std::size_t> next{0};
+    std::atomic<int> missing{team};
+    const int cpu = current_cpu();
+#pragma omp parallel num_threads(team)
+    {
+      const DefaultFloatingPoint mode;
+      const bool calling = omp_get_thread_num() == 0;
+      if (calling)
+        missing += omp_get_num_threads() - team;  // OpenMP may give fewer
+      else
+        leave_cpu(cpu);
+      --missing;
+      for (std::size_t k = next++; k < count; k = next++) {
+        work(k);
+        if (calling && missing > 0) std::this_thread::yield();
+      }
+      while (calling && missing > 0) std::this_thread::yield();
+    }
+    return;
+  }
+#endif
+  for (std::size_t k = 0; k < count; ++k) work(k);
+}
+
+}  // namespace roofstep
