@@ -255,20 +255,31 @@ py::object as_numpy(PyObject* object, const Subject& subject) {
     view(object, subject);
     return py::reinterpret_borrow<py::object>(object);
   }
-  // Of a tensor of its own: the library may give the original other memory, as `p.data = q` does.
+  // Of a tensor of its own, since torch gives the same one other memory at `p.data = q`; and
+  // shared, since Paddle frees the memory of a gradient at `p.grad = None`, whoever else holds it.
   py::object owner = py::reinterpret_borrow<py::object>(object);
   if (py::hasattr(owner, "detach")) owner = owner.attr("detach")();
   const Array array = view(owner.ptr(), subject);
+  dlpack::Shared* shared;
+  if (library_of(owner.ptr()).table->share(owner.ptr(), &shared) != 0) {
+    py::error_already_set error;
+    refuse_unshown(error, owner, subject);
+  }
+  py::capsule memory(shared, [](void* pointer) {
+    const auto owned = static_cast<dlpack::Shared*>(pointer);
+    if (owned->release) owned->release(owned);
+  });
   std::vector<npy_intp> strides;
   for (int d = 0; d < array.ndim; ++d) strides.push_back(array.stride(d));
   static char nothing[sizeof(double)];
   PyObject* const made =
       PyArray_New(&PyArray_Type, array.ndim, const_cast<npy_intp*>(array.shape),
                   array.dtype == Dtype::f32 ? NPY_FLOAT : NPY_DOUBLE, strides.data(),
-                  array.size ? array.data : nothing, 0, NPY_ARRAY_WRITEABLE, nullptr);
+                  array.size ? array.data : nothing, 0,
+                  shared->flags & dlpack::read_only ? 0 : NPY_ARRAY_WRITEABLE, nullptr);
   if (!made) throw py::error_already_set();
   const py::object result = py::reinterpret_steal<py::object>(made);
-  if (PyArray_SetBaseObject(reinterpret_cast<PyArrayObject*>(made), owner.release().ptr()) != 0) {
+  if (PyArray_SetBaseObject(reinterpret_cast<PyArrayObject*>(made), memory.release().ptr()) != 0) {
     throw py::error_already_set();
   }
   return result;

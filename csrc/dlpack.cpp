@@ -26,7 +26,7 @@ Library published_by(py::handle type) {
   auto header = static_cast<const Header*>(PyCapsule_GetPointer(capsule.ptr(), name));
   while (header && header->version.major != 1) header = header->older;
   const Table* const table = reinterpret_cast<const Table*>(header);
-  if (!table || !table->show) return {};
+  if (!table || !table->show || !table->share) return {};
   return {table, py::getattr(type, "is_neg", py::handle()).ptr()};
 }
 

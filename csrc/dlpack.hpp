@@ -34,6 +34,16 @@ struct Tensor {
   std::uint64_t byte_offset;
 };
 
+// A tensor that keeps its memory alive until it is released.
+struct Shared {
+  Version version;
+  void* context;
+  void (*release)(Shared* self);
+  std::uint64_t flags;
+  Tensor tensor;
+};
+inline constexpr std::uint64_t read_only = 1;
+
 struct Header {
   Version version;
   const Header* older;  // the table of an older version, or null
@@ -43,7 +53,7 @@ struct Header {
 struct Table {
   Header header;
   void* allocate;
-  void* share;
+  int (*share)(void* object, Shared** out);
   void* adopt;
   int (*show)(void* object, Tensor* out);  // borrows: all of it is valid as long as the object is
   void* stream;

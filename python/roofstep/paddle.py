@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 import paddle
 
-from roofstep import checks
+from roofstep import _core, checks
 from roofstep.regularizer import L1Decay, L2Decay, WeightDecayRegularizer, as_regularizer
 from roofstep.tensors import TensorParameter
 
@@ -72,7 +72,13 @@ class PaddleParameter(TensorParameter):
         new = self.grad
         if new is None or old is None:
             return new is not old
-        return bool(new.data_ptr() != old.data_ptr())
+        return not old._is_initialized() or bool(new.data_ptr() != old.data_ptr())
+
+    @property
+    def lasting_grad(self) -> Any:
+        """A tensor over the gradient's memory, which Paddle takes from all that it calls `grad`."""
+        grad = self.grad
+        return None if grad is None else self.as_own(_core.as_numpy(grad, str(self.name)))
 
     def as_own(self, array: Array) -> paddle.Tensor:
         """A tensor over the array's memory."""
