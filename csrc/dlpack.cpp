@@ -27,7 +27,10 @@ Library published_by(py::handle type) {
   while (header && header->version.major != 1) header = header->older;
   const Table* const table = reinterpret_cast<const Table*>(header);
   if (!table || !table->show || !table->share) return {};
-  return {table, py::getattr(type, "is_neg", py::handle()).ptr()};
+  const auto method = [&](const char* method_name) {
+    return py::getattr(type, method_name, py::handle()).ptr();
+  };
+  return {table, method("is_neg"), method("is_dense")};
 }
 
 void forget_all() {

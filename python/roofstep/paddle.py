@@ -35,6 +35,15 @@ class PaddleParameter(TensorParameter):
     """A Paddle tensor as a parameter; see `TensorParameter`.
 
     Its settings are those of the tensor, as Paddle's ParamAttr puts them there: set them there.
+
+    Example:
+        >>> import paddle, roofstep
+        >>> attr = paddle.ParamAttr(name="layer_w", learning_rate=0.5)
+        >>> layer = paddle.nn.Linear(2, 1, weight_attr=attr, bias_attr=False)
+        >>> opt = roofstep.Adam(0.1, parameters=layer.parameters())
+        >>> _ = opt.minimize(layer(paddle.ones([4, 2])).sum())
+        >>> opt.parameters[0], opt.parameters[0].learning_rate
+        (Parameter(name='layer_w', shape=(2, 1), dtype=paddle.float32), 0.5)
     """
 
     __slots__ = ()
