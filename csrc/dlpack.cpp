@@ -49,7 +49,7 @@ Library library_of(PyTypeObject* type, PyTypeObject* excluded) {
   const py::handle handle(reinterpret_cast<PyObject*>(type));
   const Library library = PyType_IsSubtype(type, excluded) ? Library{} : published_by(handle);
   // A program that makes types without end does not fill the memory with them.
-  if (known_count == known.size()) forget_all();
+  while (known_count == known.size()) forget_all();
   known[known_count++] = {type, library};
   Py_INCREF(type);
   return library;

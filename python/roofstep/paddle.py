@@ -87,7 +87,9 @@ class PaddleParameter(TensorParameter):
     def lasting_grad(self) -> Any:
         """A tensor over the gradient's memory, which Paddle takes from all that it calls `grad`."""
         grad = self.grad
-        return None if grad is None else self.as_own(_core.as_numpy(grad, str(self.name)))
+        if grad is None:
+            return None
+        return self.as_own(_core.as_numpy(grad, str(self.name), "the gradient of parameter "))
 
     def as_own(self, array: Array) -> paddle.Tensor:
         """A tensor over the array's memory."""

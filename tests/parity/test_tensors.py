@@ -380,6 +380,19 @@ def test_a_sparse_gradient_of_an_embedding() -> None:
         optimizer.step()
 
 
+def test_a_sparse_gradient_of_paddle() -> None:
+    """Of which its table would show what is not there."""
+    embedding = paddle.nn.Embedding(10, 3, sparse=True)
+    optimizer = roofstep.Adam(0.1, parameters=embedding.parameters())
+    message = ("the gradient of parameter", embedding.weight.name, "sparse", "sparse=False")
+    with refused(ValueError, *message):
+        optimizer.minimize(embedding(paddle.to_tensor([1, 2])).sum())
+    assert embedding.weight.grad is None
+    embedding(paddle.to_tensor([1, 2])).sum().backward()
+    with refused(ValueError, *message):
+        optimizer.step()
+
+
 def test_tensors_that_are_no_parameters() -> None:
     weight = torch.ones(3, requires_grad=True)
     with refused(ValueError, "leaf tensors", "(3,)", "computed from others", "detach()"):
