@@ -32,18 +32,23 @@ struct Place {
 // Threads that have fallen asleep are not woken for less.
 constexpr std::size_t worth_waking = 4 * piece_size;
 
-std::size_t total_size(const std::vector<Tensor>& tensors) {
+// The work of a step: for so many threads, pieces from each place to the next.
+struct Work {
+  int threads;
+  std::vector<Place> places;
+};
+
+// Each thread is to have a piece of full size to do, or more. Only whole blocks are cut off a
+// tensor, so that no block's sum of squares spans two pieces.
+Work cut(const std::vector<Tensor>& tensors, int threads) {
   std::size_t total = 0;
   for (const Tensor& tensor : tensors) total += tensor.size;
-  return total;
-}
+  const std::size_t full_pieces = (total + piece_size - 1) / piece_size;
+  if (total < worth_waking) threads = threads_for_little(threads);
+  const std::size_t team = std::min(static_cast<std::size_t>(threads), full_pieces);
+  if (total < piece_size || team < 2) return {1, {{0, 0}, {tensors.size(), 0}}};
 
-// Only whole blocks are cut off a tensor, so that no block's sum of squares spans two pieces.
-std::vector<Place> cut(const std::vector<Tensor>& tensors, int threads) {
-  const std::size_t total = total_size(tensors);
-  if (total < piece_size) return {{0, 0}, {tensors.size(), 0}};
-  const std::size_t share =
-      total / (pieces_per_thread * static_cast<std::size_t>(std::max(threads, 1)));
+  const std::size_t share = total / (pieces_per_thread * team);
   const std::size_t size = std::clamp(share, least_piece_size, piece_size);
   std::vector<Place> places{{0, 0}};
   std::size_t room = size;
@@ -60,19 +65,18 @@ std::vector<Place> cut(const std::vector<Tensor>& tensors, int threads) {
     }
   }
   places.push_back({tensors.size(), 0});
-  return places;
+  return {static_cast<int>(team), places};
 }
 
-// Calls work(tensor index, begin, end) for every tensor's part of every piece, on all threads.
-template <class Work>
-void for_each_part(const std::vector<Tensor>& tensors, const std::vector<Place>& places,
-                   int threads, const Work& work) {
-  for_each_index(places.size() - 1, threads, [&](std::size_t k) {
-    const Place first = places[k], last = places[k + 1];
+// Calls visit(tensor index, begin, end) for every tensor's part of every piece.
+template <class Visit>
+void for_each_part(const std::vector<Tensor>& tensors, const Work& work, const Visit& visit) {
+  for_each_index(work.places.size() - 1, work.threads, [&](std::size_t k) {
+    const Place first = work.places[k], last = work.places[k + 1];
     for (std::size_t i = first.tensor; i <= last.tensor && i < tensors.size(); ++i) {
       const std::size_t begin = i == first.tensor ? first.offset : 0;
       const std::size_t end = i == last.tensor ? last.offset : tensors[i].size;
-      if (begin < end) work(i, begin, end);
+      if (begin < end) visit(i, begin, end);
     }
   });
 }
@@ -233,10 +237,10 @@ void measure_grad(const Kernels& kernels, const Tensor& tensor, std::size_t begi
   }
 }
 
-void take_norms(const Kernels& kernels, const std::vector<Tensor>& tensors,
-                const std::vector<Place>& places, std::vector<Norm>& norms, int threads) {
+void take_norms(const Kernels& kernels, const std::vector<Tensor>& tensors, const Work& work,
+                std::vector<Norm>& norms) {
   Sums sums(tensors, [](const Tensor& tensor) { return tensor.norm >= 0; });
-  for_each_part(tensors, places, threads, [&](std::size_t i, std::size_t begin, std::size_t end) {
+  for_each_part(tensors, work, [&](std::size_t i, std::size_t begin, std::size_t end) {
     const Tensor& tensor = tensors[i];
     if (tensor.norm < 0) return;
     const auto measure_part =
@@ -272,15 +276,14 @@ void measure_update(const Kernels& kernels, const Tensor& tensor, double clip, s
 // The trust ratio of every tensor, by a pass that computes the updates and stores nothing; none at
 // all if no tensor adapts.
 std::vector<double> take_ratios(const Kernels& kernels, const std::vector<Tensor>& tensors,
-                                const std::vector<Place>& places, const std::vector<Norm>& norms,
-                                int threads) {
+                                const Work& work, const std::vector<Norm>& norms) {
   const auto adapts = [](const Tensor& tensor) {
     return tensor.step_count && tensor.settings->adapts;
   };
   if (std::none_of(tensors.begin(), tensors.end(), adapts)) return {};
   std::vector<double> ratios(tensors.size(), 1);
   Sums params(tensors, adapts), measured(tensors, adapts);
-  for_each_part(tensors, places, threads, [&](std::size_t i, std::size_t begin, std::size_t end) {
+  for_each_part(tensors, work, [&](std::size_t i, std::size_t begin, std::size_t end) {
     const Tensor& tensor = tensors[i];
     if (!adapts(tensor)) return;
     const auto measure_part =
@@ -307,17 +310,16 @@ double clip_factor(const Norm& norm) {
 void measure(const Kernels& kernels, const std::vector<Tensor>& tensors, std::vector<Norm>& norms,
              int threads) {
   const DefaultFloatingPoint mode;
-  take_norms(kernels, tensors, cut(tensors, threads), norms, threads);
+  take_norms(kernels, tensors, cut(tensors, threads), norms);
 }
 
 void step(const Kernels& kernels, const std::vector<Tensor>& tensors, std::vector<Norm>& norms,
           int threads) {
   const DefaultFloatingPoint mode;
-  if (total_size(tensors) < worth_waking) threads = threads_for_little(threads);
-  const std::vector<Place> places = cut(tensors, threads);
-  if (!norms.empty()) take_norms(kernels, tensors, places, norms, threads);
-  const std::vector<double> ratios = take_ratios(kernels, tensors, places, norms, threads);
-  for_each_part(tensors, places, threads, [&](std::size_t i, std::size_t begin, std::size_t end) {
+  const Work work = cut(tensors, threads);
+  if (!norms.empty()) take_norms(kernels, tensors, work, norms);
+  const std::vector<double> ratios = take_ratios(kernels, tensors, work, norms);
+  for_each_part(tensors, work, [&](std::size_t i, std::size_t begin, std::size_t end) {
     const Tensor& tensor = tensors[i];
     const Factors factors{factor_of(tensor, norms), ratios.empty() ? 1 : ratios[i]};
     const auto update_part = tensor.dtype == Dtype::f32 ? update<float> : update<double>;
@@ -336,17 +338,16 @@ float stream(const Kernels& kernels, const std::vector<float*>& updated,
   std::vector<Tensor> whole(1);
   whole[0].size = size;
   float seen = 0;
-  for_each_part(
-      whole, cut(whole, threads), threads, [&](std::size_t, std::size_t begin, std::size_t end) {
-        float *to[most_updated], *from[most_read];
-        for (std::size_t i = 0; i < updated.size(); ++i) to[i] = updated[i] + begin;
-        for (std::size_t i = 0; i < read.size(); ++i) from[i] = read[i] + begin;
-        const float sum = kernels.stream[updated.size()][read.size()](to, from, end - begin);
+  for_each_part(whole, cut(whole, threads), [&](std::size_t, std::size_t begin, std::size_t end) {
+    float *to[most_updated], *from[most_read];
+    for (std::size_t i = 0; i < updated.size(); ++i) to[i] = updated[i] + begin;
+    for (std::size_t i = 0; i < read.size(); ++i) from[i] = read[i] + begin;
+    const float sum = kernels.stream[updated.size()][read.size()](to, from, end - begin);
 #ifdef _OPENMP
 #pragma omp atomic
 #endif
-        seen += sum;
-      });
+    seen += sum;
+  });
   return seen;
 }
 
