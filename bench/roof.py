@@ -1,25 +1,27 @@
-"""Every optimizer's step against a streaming loop of the same traffic, interleaved in one process.
+"""Every optimizer's step against a streaming loop of the same traffic.
 
-Usage: python bench/roof.py [--parameters 16777216] [--repetitions 15] [--only adam lamb ...]
+The loop (csrc/stream.hpp) reads and writes as many arrays of the same size, compiled for the same
+ISA and cut into the same pieces for the same threads. A share is the time of the loop over that of
+the step.
 """
 
 from __future__ import annotations
 
-import argparse
-import platform
-import statistics
-import sys
-import time
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import roofstep
+from bench.case import Bar, Item, Options, Row
+from bench.measure import compare
 from roofstep import _core, state
 from roofstep.plan import State
 
-BAR = 0.85
+BAR = 0.95  # of SGD, Momentum and Adam; that of the others is LEAST
+LEAST = 0.85
+SIZE, SHORT_SIZE = 1 << 24, 5000
 
 
 class Pass(NamedTuple):
@@ -41,11 +43,13 @@ class Case(NamedTuple):
     states: int
     measured: int = 0  # arrays read by the pass of a trust ratio
     averages: bool = False
+    clears: bool = False
 
     @property
     def passes(self) -> list[Pass]:
         """The update, and before it the pass of a trust ratio."""
-        update = Pass(1 + self.states + self.averages, 1)
+        updated = 1 + self.states + self.averages
+        update = Pass(updated + 1, 0) if self.clears else Pass(updated, 1)
         return [Pass(0, self.measured), update] if self.measured else [update]
 
     @property
@@ -67,6 +71,7 @@ CASES = {
     "RMSProp": Case(roofstep.RMSProp, 2),
     "RMSProp, centered": Case(lambda **k: roofstep.RMSProp(centered=True, **k), 3),
     "Adam": Case(roofstep.Adam, 2),
+    "Adam, zeroing the gradients": Case(roofstep.Adam, 2, clears=True),
     "Adam, amsgrad": Case(lambda **k: roofstep.Adam(amsgrad=True, **k), 3),
     "AdamW": Case(roofstep.AdamW, 2),
     "AdamW, averaged weights": Case(roofstep.AdamW, 2, averages=True),
@@ -76,70 +81,72 @@ CASES = {
     "NAdam": Case(roofstep.NAdam, 2),
     "Adan": Case(roofstep.Adan, 4),
 }
+NORM = "norm of the gradients"
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    """How long it takes."""
-    begin = time.perf_counter()
-    work()
-    return time.perf_counter() - begin
+def plan(options: Options) -> list[Item]:
+    """The norm and every optimizer."""
+    chosen = [name for name in CASES if not options.optimizers or name in options.optimizers]
+    return [Item(name) for name in [*chosen, *([] if options.optimizers else [NORM])]]
 
 
-def measure(case: Case, size: int, repetitions: int, roof: list[Any]) -> tuple[float, float, float]:
-    """The medians of a step, of the streaming loop, and of the loop over the step."""
-    rng = np.random.default_rng(0)
-    parameter = roofstep.Parameter(rng.standard_normal(size, np.float32))
-    parameter.grad = rng.standard_normal(size, np.float32)
-    optimizer = case.make(learning_rate=0.001, parameters=[parameter])
-    if case.averages:
-        optimizer.average_weights()
-
-    def stream() -> None:
-        threads = roofstep.get_num_threads()
-        for one in case.passes:
-            _core.stream(tuple(roof[: one.updated]), tuple(roof[-one.read :]), threads)
-
-    for warm_up in (optimizer.step, optimizer.step, stream):
-        warm_up()
-    pairs = [(seconds(optimizer.step), seconds(stream)) for _ in range(repetitions)]
-    own, loop = zip(*pairs, strict=True)
-    shares = [b / a for a, b in pairs]
-    return statistics.median(own), statistics.median(loop), statistics.median(shares)
-
-
-def main() -> int:
-    """Print the table; the exit code says whether every share is at the bar."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--parameters", type=int, default=1 << 24)
-    parser.add_argument("--repetitions", type=int, default=15)
-    parser.add_argument("--only", nargs="*", default=list(CASES), choices=CASES)
-    args = parser.parse_args()
-
+@functools.cache
+def arrays(size: int) -> list[Any]:
+    """As many as any pass takes, in memory like that of states."""
     most = max(one.updated + one.read for case in CASES.values() for one in case.passes)
-    like = np.empty(args.parameters, np.float32)
-    roof = state.zeros((State(0.0), like) for _ in range(most))
-    for array in roof:
+    made = state.zeros((State(0.0), np.empty(size, np.float32)) for _ in range(most))
+    for array in made:
         array.fill(1)  # a page that was never written is no page
-    print(
-        f"{args.parameters} float32 parameters, {platform.machine()}, ISA {_core.isa()}, "
-        f"{roofstep.get_num_threads()} threads, medians of {args.repetitions}\n\n"
-        f"| optimizer | bytes/parameter | GB/s | streaming loop | share |\n|---|---|---|---|---|"
-    )
-    below = []
-    for name in args.only:
-        case = CASES[name]
-        moved = sum(one.bytes for one in case.passes)
-        own, loop, share = measure(case, args.parameters, args.repetitions, roof)
-        rates = [moved * args.parameters / took / 1e9 for took in (own, loop)]
-        print(
-            f"| {name} | {case.bytes} | {rates[0]:.1f} | {rates[1]:.1f} | {share:.2f} |", flush=True
-        )
-        if share < BAR:
-            below.append(name)
-    if below:
-        print(f"\nbelow {BAR}: {', '.join(below)}")
-    return len(below) > 0
+    return list(made)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def stream(passes: list[Pass], size: int, threads: int) -> None:
+    """The traffic of these passes and hardly any arithmetic."""
+    roof = arrays(size)
+    for one in passes:
+        _core.stream(tuple(roof[: one.updated]), tuple(roof[len(roof) - one.read :]), threads)
+
+
+def measure(options: Options, item: Item) -> Iterable[Row]:
+    """A step beside the loop, in pairs."""
+    size = SHORT_SIZE if options.short else SIZE
+    rng = np.random.default_rng(0)
+    weights, gradient = (rng.standard_normal(size, np.float32) for _ in range(2))
+    work: Callable[[], None]
+    if item.name == NORM:
+        passes = [Pass(0, 1)]
+        norm = _core.Norm(np.inf)
+        row = [("parameter", weights, gradient)]
+        work = functools.partial(norm.measure, row, options.threads)
+    else:
+        case = CASES[item.name]
+        passes = case.passes
+        parameter = roofstep.Parameter(weights)
+        parameter.grad = gradient
+        optimizer = case.make(learning_rate=0.001, parameters=[parameter])
+        if case.averages:
+            optimizer.average_weights()
+        work = functools.partial(optimizer.step, clear_grad=case.clears)
+    loop = functools.partial(stream, passes, size, options.threads)
+    row = compare(work, loop, options.seconds).row()
+    moved = sum(one.bytes for one in passes) * size / 1e3  # per microsecond: GB/s
+    yield {
+        "optimizer": item.name,
+        "bytes/parameter": " + ".join(str(one.bytes) for one in passes),
+        "parameters": size,
+        "GB/s": moved / row["own_us"],
+        "streaming loop": moved / row["peer_us"],
+        "share": row["ratio"],
+        "low": row["low"],
+        "high": row["high"],
+        "pairs": row["pairs"],
+    }
+
+
+def bars(rows: list[Row]) -> Iterable[Bar]:
+    """Of every row."""
+    for row in rows:
+        if "share" in row:
+            goal = BAR if row["optimizer"] in ("SGD", "Momentum", "Adam") else LEAST
+            name = f"{row['optimizer']}: share of the streaming loop, {row['parameters']} elements"
+            yield Bar(name, goal, row["share"], row["low"], row["high"])
