@@ -13,7 +13,7 @@ from bench import child, machine, report
 from bench.case import Options, Row, bars_of
 
 # In the order of the report.
-CASES = ("roof",)
+CASES = ("roof", "models", "sizes")
 
 HERE = Path(__file__).parent
 
