@@ -22,69 +22,6 @@ from roofstep.plan import State
 BAR = 0.85
 
 
-class Pass(NamedTuple):
-    """How many arrays of the parameter's size a pass rewrites, and how many it only reads."""
-
-    updated: int
-    read: int
-
-    @property
-    def bytes(self) -> int:
-        """For each float32 element; what is rewritten is read before."""
-        return 8 * self.updated + 4 * self.read
-
-
-class Case(NamedTuple):
-    """An optimizer, and the passes over memory that a step of it cannot do without."""
-
-    make: Callable[..., roofstep.Optimizer]
-    states: int
-    measured: int = 0  # arrays read by the pass of a trust ratio
-    averages: bool = False
-
-    @property
-    def passes(self) -> list[Pass]:
-        """The update, and before it the pass of a trust ratio."""
-        update = Pass(1 + self.states + self.averages, 1)
-        return [Pass(0, self.measured), update] if self.measured else [update]
-
-    @property
-    def bytes(self) -> str:
-        """Those of each pass, for a parameter."""
-        return " + ".join(str(one.bytes) for one in self.passes)
-
-
-CASES = {
-    "SGD": Case(roofstep.SGD, 0),
-    "Momentum": Case(roofstep.Momentum, 1),
-    "Momentum, Nesterov": Case(lambda **k: roofstep.Momentum(use_nesterov=True, **k), 1),
-    "LARS": Case(roofstep.LARS, 1, measured=2),
-    "ASGD": Case(lambda **k: roofstep.ASGD(batch_num=2, **k), 2),
-    "Rprop": Case(roofstep.Rprop, 2),
-    "Lion": Case(roofstep.Lion, 1),
-    "Adagrad": Case(roofstep.Adagrad, 1),
-    "Adadelta": Case(roofstep.Adadelta, 2),
-    "RMSProp": Case(roofstep.RMSProp, 2),
-    "RMSProp, centered": Case(lambda **k: roofstep.RMSProp(centered=True, **k), 3),
-    "Adam": Case(roofstep.Adam, 2),
-    "Adam, amsgrad": Case(lambda **k: roofstep.Adam(amsgrad=True, **k), 3),
-    "AdamW": Case(roofstep.AdamW, 2),
-    "AdamW, averaged weights": Case(roofstep.AdamW, 2, averages=True),
-    "Lamb": Case(roofstep.Lamb, 2, measured=4),
-    "Adamax": Case(roofstep.Adamax, 2),
-    "RAdam": Case(roofstep.RAdam, 2),
-    "NAdam": Case(roofstep.NAdam, 2),
-    "Adan": Case(roofstep.Adan, 4),
-}
-
-
-def seconds(work: Callable[[], Any]) -> float:
-    """How long it takes."""
-    begin = time.perf_counter()
-    work()
-    return time.perf_counter() - begin
-
-
 def measure(case: Case, size: int, repetitions: int, roof: list[Any]) -> tuple[float, float, float]:
     """The medians of a step, of the streaming loop, and of the loop over the step."""
     rng = np.random.default_rng(0)
