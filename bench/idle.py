@@ -1,47 +1,96 @@
-"""A step after a pause, and beside a neighbour: what it costs that threads sleep or wait.
+"""A step after a pause, and beside a busy neighbour: what it costs that threads sleep or wait.
 
-Usage: python bench/idle.py [--sizes 16384 ...] [--pauses 20 ...] [--kinds sleep busy torch
-neighbour] [--repetitions 31]. Prints a table for each kind; the exit code says whether the
-default held its bar.
+One tensor of AdamW, with one thread, with two, with the default number, and by torch's fused
+kernel where torch is in the process; each on arrays of its own. They take turns, and each has a
+pause of the same kind directly before its step. The default is held to the better of one and two
+threads after the same pause. Beside medians stand the 95th percentile and the maximum: a thread
+that is woken late is late now and then.
 """
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import importlib.util
-import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 import roofstep
-from roofstep.timing import Spread, in_turns, ratio
+from bench.case import Bar, Item, Options, Row
+from bench.report import table as table_of
+from roofstep.timing import Work, in_turns, quartiles
+from roofstep.traffic import parameter
 
-BAR = 1.15  # the default over the better of one and two threads
-SIZES = (16_384, 269_322, 1 << 20, 4 << 20)
-PAUSES = (0, 1, 5, 20, 100)  # ms
+MOST = 1.15
+ROUNDS = 31  # for a second of budget
+SIZES = (16_384, 269_322, 1 << 20, 4 << 20)  # the second is that of the MLP
+PAUSES = (0, 1, 5, 20, 100)  # ms; 0 is warm
+OWN = {"1 thread": 1, "2 threads": 2, "default": None}
 KINDS = {
     "sleep": "the process sleeps; torch is not in it",
     "busy": "the calling thread computes; torch is not in the process",
-    "torch": "torch has just used its threads, then the process sleeps",
-    "neighbour": "no pause; another process spins all the while",
+    "torch": "torch multiplies matrices on its threads, then the process sleeps",
+    "neighbour": "another process spins all the while",
 }
-Work = Callable[[], Any]
+
+
+def plan(options: Options) -> list[Item]:
+    """Every kind, size and pause; what has torch in its process comes last."""
+    sizes, pauses = (SIZES[1:2], (0, 20)) if options.short else (SIZES, PAUSES)
+    return [
+        Item(
+            f"{kind}, {size} elements, {pause} ms",
+            "torch" if kind in ("torch", "neighbour") else "roofstep",
+            {"kind": kind, "size": size, "pause": pause},
+        )
+        for kind in KINDS
+        for size in sizes
+        for pause in (pauses if kind != "neighbour" else (0,))
+    ]
+
+
+def measure(options: Options, item: Item) -> Iterable[Row]:
+    """Rounds in which every work waits and steps once."""
+    kind, size, pause = (item.arguments[key] for key in ("kind", "size", "pause"))
+    works = {name: own(size, threads) for name, threads in OWN.items()}
+    if item.part == "torch":
+        if importlib.util.find_spec("torch") is None:
+            yield {"item": item.name, "note": f"{kind}: not measured, torch is not installed"}
+            return
+        works["torch fused"] = of_torch(size)
+    for _ in range(2):
+        for work in works.values():
+            work()
+    rounds = max(3, round(options.seconds * ROUNDS * (10 if kind == "neighbour" else 1)))
+    with neighbour() if kind == "neighbour" else contextlib.nullcontext():
+        times = in_turns(works, rounds, before(kind, pause / 1e3))
+
+    row: Row = {"kind": kind, "elements": size, "pause_ms": pause, "rounds": rounds}
+    for name, took in times.items():
+        row[f"{name}, us"], row[f"{name}, q95"], row[f"{name}, max"] = (
+            float(1e6 * x) for x in np.quantile(took, (0.5, 0.95, 1))
+        )
+    row["better"] = min(("1 thread", "2 threads"), key=lambda name: row[f"{name}, us"])
+    row |= spread("default / better", times["default"], times[row["better"]])
+    if "torch fused" in times:
+        row |= spread("torch / default", times["torch fused"], times["default"])
+    yield row
+
+
+def spread(name: str, above: list[float], below: list[float]) -> Row:
+    """The median ratio of a round, and its quartiles."""
+    low, middle, high = quartiles([a / b for a, b in zip(above, below, strict=True)])
+    return {name: middle, f"{name}, low": low, f"{name}, high": high}
 
 
 def own(size: int, threads: int | None) -> Work:
-    """A step of AdamW, one tensor, with this many threads; states of its own."""
-    rng = np.random.default_rng(0)
-    parameter = roofstep.Parameter(rng.standard_normal(size, np.float32))
-    parameter.grad = rng.standard_normal(size, np.float32)
-    optimizer = roofstep.AdamW(parameters=[parameter])
+    """A step of roofstep with so many threads; None is the default."""
+    optimizer = roofstep.AdamW(parameters=[parameter(size)])
 
     def step() -> None:
         roofstep.set_num_threads(threads)
@@ -51,30 +100,31 @@ def own(size: int, threads: int | None) -> Work:
 
 
 def of_torch(size: int) -> Work:
-    """The same by torch's fused kernel, with its own default of threads."""
+    """A step of torch's fused kernel."""
     import torch
 
-    parameter = torch.nn.Parameter(torch.randn(size))
-    parameter.grad = torch.randn(size)
-    return torch.optim.AdamW([parameter], fused=True).step
+    weights = torch.nn.Parameter(torch.randn(size))
+    weights.grad = torch.randn(size)
+    step: Work = torch.optim.AdamW([weights], fused=True).step
+    return step
 
 
-def idling(kind: str, pause: float) -> Work:
+def before(kind: str, pause: float) -> Work:
     """What happens before a step is timed."""
-    if kind == "neighbour" or pause == 0:
+    if pause == 0:
         return lambda: None
     if kind == "sleep":
         return lambda: time.sleep(pause)
     if kind == "torch":
         import torch
 
-        matrix = torch.randn(512, 512)  # enough that torch cuts the product into threads
+        matrix = torch.randn(512, 512)  # enough that torch gives its threads a part each
 
-        def work_then_sleep() -> None:
+        def multiply_and_sleep() -> None:
             matrix @ matrix
             time.sleep(pause)
 
-        return work_then_sleep
+        return multiply_and_sleep
 
     numbers = np.ones(1024, np.float32)
 
@@ -86,113 +136,59 @@ def idling(kind: str, pause: float) -> Work:
     return compute
 
 
-@contextmanager
+@contextlib.contextmanager
 def neighbour() -> Iterator[None]:
     """Another process that keeps a core busy, wherever the scheduler puts it."""
     code = f"import os\nwhile os.getppid() == {os.getpid()}:\n  for _ in range(10**6): pass"
     process = subprocess.Popen([sys.executable, "-c", code])
     try:
-        time.sleep(0.2)
+        time.sleep(0.2)  # it starts
         yield
     finally:
         process.kill()
         process.wait()
 
 
-def measure(kind: str, size: int, pause: int, repetitions: int) -> dict[str, Any]:
-    """One row: every work waits in the same way before each of its turns."""
-    works: dict[str, Work] = {"1": own(size, 1), "2": own(size, 2), "default": own(size, None)}
-    if kind in ("torch", "neighbour"):
-        works["torch fused"] = of_torch(size)
-    for work in (*works.values(), *works.values()):
-        work()
-    times = in_turns(works, repetitions, idling(kind, pause / 1e3))
-    spreads = {name: Spread.of(row) for name, row in times.items()}
-    better = min("12", key=lambda n: spreads[n].median)
-    return {
-        "kind": kind,
-        "size": size,
-        "pause_ms": pause,
-        "microseconds": {n: [1e6 * x for x in spread] for n, spread in spreads.items()},
-        "better": better,
-        "over_better": spreads["default"].median / spreads[better].median,
-        "torch_over_default": list(ratio(times["torch fused"], times["default"]))
-        if "torch fused" in times
-        else None,
-    }
+def table(rows: list[Row]) -> str:
+    """One table for each kind."""
+    parts = []
+    for kind, what in KINDS.items():
+        if chosen := [row for row in rows if row.get("kind") == kind]:
+            parts += [
+                f"\n{kind}: {what}; microseconds, median / 95th percentile / maximum\n",
+                table_of(map(_shown, chosen)),
+            ]
+    return "\n".join(parts) or "Nothing was measured."
 
 
-def rows_of(kind: str, sizes: list[int], pauses: list[int], repetitions: int) -> Iterator[Any]:
-    """All rows of a kind, in this process."""
-    if kind == "neighbour":
-        with neighbour():
-            for size in sizes:
-                yield measure(kind, size, 0, repetitions)
-        return
-    for size in sizes:
-        for pause in pauses:
-            yield measure(kind, size, pause, repetitions)
+def _shown(row: Row) -> dict[str, Any]:
+    """The columns of a row, three numbers to a cell."""
+    shown = {"elements": row["elements"], "pause, ms": row["pause_ms"]}
+    for name in (*OWN, "torch fused"):
+        if f"{name}, us" in row:
+            numbers = (row[f"{name}, {which}"] for which in ("us", "q95", "max"))
+            shown[name] = " / ".join(f"{number:.0f}" for number in numbers)
+    shown["default / better"] = f"{row['default / better']:.2f} ({row['better']})"
+    if "torch / default" in row:
+        shown["torch / default"] = f"{row['torch / default']:.2f}"
+    return shown
 
 
-def apart(kind: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """All rows of a kind from a process of its own: what torch brings must not be in every one."""
-    numbers = {"--sizes": args.sizes, "--pauses": args.pauses, "--repetitions": [args.repetitions]}
-    options = [word for name, row in numbers.items() for word in (name, *map(str, row))]
-    command = [sys.executable, __file__, "--worker", kind, *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        for line in process.stdout or ():
-            yield json.loads(line)
-    if process.returncode:
-        raise SystemExit(f"{kind}: the process that measures ended with {process.returncode}")
-
-
-def cell(spread: list[float]) -> str:
-    """Median, 95th percentile and maximum."""
-    return f"{spread[1]:.0f} / {spread[3]:.0f} / {spread[4]:.0f}"
-
-
-def main() -> int:
-    """Print the tables; the exit code says whether a median of the default is above the bar."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
-    parser.add_argument("--pauses", type=int, nargs="+", default=list(PAUSES), help="ms")
-    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
-    parser.add_argument("--repetitions", type=int, default=31)
-    parser.add_argument("--json", type=Path, help="write all rows to this file")
-    parser.add_argument("--worker", choices=KINDS, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.worker:
-        for row in rows_of(args.worker, args.sizes, args.pauses, args.repetitions):
-            print(json.dumps(row), flush=True)
-        return 0
-
-    rows = []
-    for kind in args.kinds:
-        if kind in ("torch", "neighbour") and importlib.util.find_spec("torch") is None:
-            print(f"\n{kind}: left out, torch is missing")
-            continue
-        print(
-            f"\n{kind}: {KINDS[kind]}; microseconds, median / 95th percentile / maximum\n\n"
-            "| elements | pause ms | 1 thread | 2 threads | default | default / better "
-            "| torch fused | torch / default |\n|---|---|---|---|---|---|---|---|"
+def bars(rows: list[Row]) -> Iterable[Bar]:
+    """For every kind and length of pause the worst of all sizes."""
+    paused = [row for row in rows if row.get("pause_ms")]
+    for kind, pause in dict.fromkeys((row["kind"], row["pause_ms"]) for row in paused):
+        ratio = "default / better"
+        worst = max(
+            (row for row in paused if (row["kind"], row["pause_ms"]) == (kind, pause)),
+            key=lambda row: row[ratio],
         )
-        for row in apart(kind, args):
-            rows.append(row)
-            micro, versus = row["microseconds"], row["torch_over_default"]
-            print(
-                f"| {row['size']} | {row['pause_ms']} | {cell(micro['1'])} | {cell(micro['2'])} "
-                f"| {cell(micro['default'])} | {row['over_better']:.2f} ({row['better']}) | "
-                + (f"{cell(micro['torch fused'])} | {versus[1]:.2f}" if versus else " | ")
-                + " |",
-                flush=True,
-            )
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=1))
-    above = [row for row in rows if row["over_better"] > BAR]
-    for row in above:
-        print(f"above {BAR}: {row['kind']}, {row['size']} elements, {row['pause_ms']} ms")
-    return len(above) > 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        yield Bar(
+            f"{ratio} of 1 and 2 threads after {pause} ms, {kind}",
+            MOST,
+            worst[ratio],
+            worst[f"{ratio}, low"],
+            worst[f"{ratio}, high"],
+            most=True,
+            remark=f"worst at {worst['elements']} elements",
+        )

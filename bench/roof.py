@@ -1,82 +1,76 @@
-"""Every optimizer's step against a streaming loop of the same traffic, interleaved in one process.
+"""Every optimizer's step against a streaming loop of the same traffic.
 
-Usage: python bench/roof.py [--parameters 16777216] [--repetitions 15] [--only adam lamb ...]
+The loop (csrc/stream.hpp) reads and writes as many arrays of the same size, compiled for the same
+ISA and cut into the same pieces for the same threads. A share is the time of the loop over that of
+the step.
 """
 
 from __future__ import annotations
 
-import argparse
-import platform
-import statistics
-import sys
-import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 
-import roofstep
-from roofstep import _core, state
-from roofstep.plan import State
+from bench.case import Bar, Item, Options, Row
+from roofstep import _core
+from roofstep.timing import compare
+from roofstep.traffic import CASES, Pass, Roof, parameter
 
-BAR = 0.85
-
-
-def measure(case: Case, size: int, repetitions: int, roof: list[Any]) -> tuple[float, float, float]:
-    """The medians of a step, of the streaming loop, and of the loop over the step."""
-    rng = np.random.default_rng(0)
-    parameter = roofstep.Parameter(rng.standard_normal(size, np.float32))
-    parameter.grad = rng.standard_normal(size, np.float32)
-    optimizer = case.make(learning_rate=0.001, parameters=[parameter])
-    if case.averages:
-        optimizer.average_weights()
-
-    def stream() -> None:
-        threads = roofstep.get_num_threads()
-        for one in case.passes:
-            _core.stream(tuple(roof[: one.updated]), tuple(roof[-one.read :]), threads)
-
-    for warm_up in (optimizer.step, optimizer.step, stream):
-        warm_up()
-    pairs = [(seconds(optimizer.step), seconds(stream)) for _ in range(repetitions)]
-    own, loop = zip(*pairs, strict=True)
-    shares = [b / a for a, b in pairs]
-    return statistics.median(own), statistics.median(loop), statistics.median(shares)
+BAR = 0.95  # of SGD, Momentum and Adam; that of the others is LEAST
+LEAST = 0.85
+SIZE, SHORT_SIZE = 1 << 24, 5000
 
 
-def main() -> int:
-    """Print the table; the exit code says whether every share is at the bar."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--parameters", type=int, default=1 << 24)
-    parser.add_argument("--repetitions", type=int, default=15)
-    parser.add_argument("--only", nargs="*", default=list(CASES), choices=CASES)
-    args = parser.parse_args()
-
-    most = max(one.updated + one.read for case in CASES.values() for one in case.passes)
-    like = np.empty(args.parameters, np.float32)
-    roof = state.zeros((State(0.0), like) for _ in range(most))
-    for array in roof:
-        array.fill(1)  # a page that was never written is no page
-    print(
-        f"{args.parameters} float32 parameters, {platform.machine()}, ISA {_core.isa()}, "
-        f"{roofstep.get_num_threads()} threads, medians of {args.repetitions}\n\n"
-        f"| optimizer | bytes/parameter | GB/s | streaming loop | share |\n|---|---|---|---|---|"
-    )
-    below = []
-    for name in args.only:
-        case = CASES[name]
-        moved = sum(one.bytes for one in case.passes)
-        own, loop, share = measure(case, args.parameters, args.repetitions, roof)
-        rates = [moved * args.parameters / took / 1e9 for took in (own, loop)]
-        print(
-            f"| {name} | {case.bytes} | {rates[0]:.1f} | {rates[1]:.1f} | {share:.2f} |", flush=True
-        )
-        if share < BAR:
-            below.append(name)
-    if below:
-        print(f"\nbelow {BAR}: {', '.join(below)}")
-    return len(below) > 0
+NORM = "norm of the gradients"
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def plan(options: Options) -> list[Item]:
+    """The norm and every optimizer."""
+    chosen = [name for name in CASES if not options.optimizers or name in options.optimizers]
+    return [Item(name) for name in [*chosen, *([] if options.optimizers else [NORM])]]
+
+
+@functools.cache
+def roof_of(size: int) -> Roof:
+    """Arrays for all cases, made once."""
+    return Roof(size, list(CASES.values()))
+
+
+def measure(options: Options, item: Item) -> Iterable[Row]:
+    """A step beside the loop, in pairs."""
+    size = SHORT_SIZE if options.short else SIZE
+    weights = parameter(size)
+    work: Callable[[], Any]
+    if item.name == NORM:
+        passes = [Pass(0, 1)]
+        norm = _core.Norm(np.inf)
+        row = [("parameter", weights.data, weights.grad)]
+        work = functools.partial(norm.measure, row, options.threads)
+    else:
+        passes = CASES[item.name].passes
+        work = CASES[item.name].step([weights])
+    loop = functools.partial(roof_of(size).stream, passes)
+    row = compare(work, loop, options.seconds).row()
+    moved = sum(one.bytes for one in passes) * size / 1e3  # per microsecond: GB/s
+    yield {
+        "optimizer": item.name,
+        "bytes/parameter": " + ".join(str(one.bytes) for one in passes),
+        "parameters": size,
+        "GB/s": moved / row["own_us"],
+        "streaming loop": moved / row["peer_us"],
+        "share": row["ratio"],
+        "low": row["low"],
+        "high": row["high"],
+        "pairs": row["pairs"],
+    }
+
+
+def bars(rows: list[Row]) -> Iterable[Bar]:
+    """Of every row."""
+    for row in rows:
+        if "share" in row:
+            goal = BAR if row["optimizer"] in ("SGD", "Momentum", "Adam") else LEAST
+            name = f"{row['optimizer']}: share of the streaming loop, {row['parameters']} elements"
+            yield Bar(name, goal, row["share"], row["low"], row["high"])

@@ -9,7 +9,7 @@ import sys
 import roofstep
 from roofstep import _core, traffic
 from roofstep.arguments import whole_number
-from roofstep.timing import Spread, in_turns, ratio
+from roofstep.timing import alone, compare, quartiles
 
 SHOWN = ("SGD", "Momentum", "AdamW", "AdamW, clipped")
 TINY = (1000, 64)  # tensors, elements of each
@@ -45,9 +45,8 @@ def run(args: argparse.Namespace) -> int:
         return 1
     tensors, size = TINY
     step = traffic.CASES["AdamW"].step([traffic.parameter(size) for _ in range(tensors)])
-    step()
-    took = Spread.of(in_turns({"step": step}, args.repetitions)["step"])
-    low, median, high = (1e9 * x / tensors for x in (took.low, took.median, took.high))
+    times = alone(step, 0.0, args.repetitions, args.repetitions)
+    low, median, high = (1e9 * took / tensors for took in quartiles(times))
     print(
         f"\n{tensors} tensors of {size} elements, a step of AdamW: "
         f"{median:.0f} ns for each tensor ({low:.0f} to {high:.0f})"
@@ -58,19 +57,13 @@ def run(args: argparse.Namespace) -> int:
 def _show(name: str, roof: traffic.Roof, args: argparse.Namespace) -> None:
     """Measure one optimizer and print its row."""
     case = traffic.CASES[name]
-    works = {
-        "step": case.step([traffic.parameter(args.parameters)]),
-        "roof": functools.partial(roof.stream, case),
-    }
-    in_turns(works, 2)  # the first creates the states
-    times = in_turns(works, args.repetitions)
-    rates = {
-        key: case.moved * args.parameters / Spread.of(row).median / 1e9
-        for key, row in times.items()
-    }
-    share = ratio(times["roof"], times["step"])
-    spread = f"{share.median:.2f} ({share.low:.2f} to {share.high:.2f})"
+    step = case.step([traffic.parameter(args.parameters)])
+    loop = functools.partial(roof.stream, case.passes)
+    row = compare(step, loop, 0.0, args.repetitions, args.repetitions).row()
+    moved = sum(one.bytes for one in case.passes) * args.parameters / 1e3  # per microsecond: GB/s
+    share = f"{row['ratio']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
     print(
-        f"  {name:<15}{case.bytes:>16}{rates['roof']:>13.1f}{rates['step']:>13.1f}{spread:>28}",
+        f"  {name:<15}{case.bytes:>16}{moved / row['peer_us']:>13.1f}"
+        f"{moved / row['own_us']:>13.1f}{share:>28}",
         flush=True,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -48,20 +49,13 @@ class Case(NamedTuple):
         """Those of each pass, for a parameter."""
         return " + ".join(str(one.bytes) for one in self.passes)
 
-    @property
-    def moved(self) -> int:
-        """Those of all passes."""
-        return sum(one.bytes for one in self.passes)
-
     def step(self, parameters: Sequence[roofstep.Parameter]) -> Callable[[], Any]:
         """One step over parameters that have gradients, which clipping scales down."""
         clip = roofstep.ClipGradByGlobalNorm(1e-3) if self.clips else None
         optimizer = self.make(learning_rate=0.001, parameters=parameters, grad_clip=clip)
         if self.averages:
             optimizer.average_weights()
-        if self.clears:
-            return lambda: optimizer.step(clear_grad=True)
-        return optimizer.step
+        return functools.partial(optimizer.step, clear_grad=self.clears)
 
 
 CASES = {
@@ -77,11 +71,11 @@ CASES = {
     "RMSProp": Case(roofstep.RMSProp, 2),
     "RMSProp, centered": Case(lambda **k: roofstep.RMSProp(centered=True, **k), 3),
     "Adam": Case(roofstep.Adam, 2),
+    "Adam, zeroing the gradients": Case(roofstep.Adam, 2, clears=True),
     "Adam, amsgrad": Case(lambda **k: roofstep.Adam(amsgrad=True, **k), 3),
     "AdamW": Case(roofstep.AdamW, 2),
     "AdamW, averaged weights": Case(roofstep.AdamW, 2, averages=True),
     "AdamW, clipped": Case(roofstep.AdamW, 2, clips=True),
-    "AdamW, gradients zeroed": Case(roofstep.AdamW, 2, clears=True),
     "Lamb": Case(roofstep.Lamb, 2, measured=4),
     "Adamax": Case(roofstep.Adamax, 2),
     "RAdam": Case(roofstep.RAdam, 2),
@@ -101,10 +95,10 @@ class Roof:
         for array in self._arrays:
             array.fill(1)  # a page that was never written is no page
 
-    def stream(self, case: Case) -> None:
-        """Move what a step of the case moves."""
+    def stream(self, passes: Sequence[Pass]) -> None:
+        """Move what these passes move, on the threads of a step."""
         threads, arrays = roofstep.get_num_threads(), self._arrays
-        for one in case.passes:
+        for one in passes:
             read = arrays[len(arrays) - one.read :]
             _core.stream(tuple(arrays[: one.updated]), tuple(read), threads)
 

@@ -1,0 +1,77 @@
+"""The command `python -m bench`: runs the cases, each part of one in a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import roofstep
+from bench import child, machine, report
+from bench.case import Options, Row, bars_of
+
+# In the order of the report.
+CASES = ("roof", "idle")
+
+HERE = Path(__file__).parent
+
+
+def case_of(name: str) -> Any:
+    """The module of a case."""
+    return importlib.import_module(f"bench.{name}")
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=sys.modules["bench"].__doc__
+    )
+    parser.add_argument(
+        "--short",
+        action="store_true",
+        help="a minute, to see that everything runs: few and small shapes, no bar is judged",
+    )
+    parser.add_argument("--only", nargs="+", metavar="CASE", default=CASES, choices=CASES)
+    parser.add_argument("--peers", nargs="+", default=(), help="libraries; default all")
+    parser.add_argument("--optimizers", nargs="+", default=(), help="default all")
+    parser.add_argument("--models", nargs="+", default=(), help="default all")
+    parser.add_argument("--items", default="*", metavar="GLOB", help="by name; default all")
+    parser.add_argument("--threads", type=int, default=roofstep.get_num_threads())
+    parser.add_argument("--seconds", type=float, help="for each comparison; default 1, short 0.02")
+    parser.add_argument("--out", type=Path, default=HERE / "results", help="default bench/results")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run, write, print; the status says whether everything ran, and met its bars unless short."""
+    args = parse(arguments)
+    options = Options(
+        short=args.short,
+        seconds=args.seconds or (0.02 if args.short else 1.0),
+        threads=args.threads,
+        peers=tuple(args.peers),
+        optimizers=tuple(args.optimizers),
+        models=tuple(args.models),
+    )
+    header = machine.header(options.threads)
+    rows: dict[str, list[Row]] = {}
+    failed = False
+    for name in args.only:
+        rows[name] = []
+        items = [one for one in case_of(name).plan(options) if fnmatchcase(one.name, args.items)]
+        for row in child.run(name, items, options):
+            failed |= "failure" in row
+            rows[name].append(row)
+    modules = {name: case_of(name) for name in args.only}
+    bars = (
+        [] if args.short else [bar for name in rows for bar in bars_of(modules[name], rows[name])]
+    )
+    print(report.write(args.out, header, modules, rows, bars))
+    return int(failed or any(bar.met is False for bar in bars))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
