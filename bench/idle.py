@@ -168,10 +168,8 @@ def _shown(row: Row) -> dict[str, Any]:
         if f"{name}, us" in row:
             numbers = (row[f"{name}, {which}"] for which in ("us", "q95", "max"))
             shown[name] = " / ".join(f"{number:.0f}" for number in numbers)
-    shown["default / better"] = f"{row['default / better']:.2f} ({row['better']})"
-    if "torch / default" in row:
-        shown["torch / default"] = f"{row['torch / default']:.2f}"
-    return shown
+    ratios = ("better", "default / better", "torch / default")
+    return shown | {key: row[key] for key in row if key.startswith(ratios)}
 
 
 def bars(rows: list[Row]) -> Iterable[Bar]:
