@@ -103,9 +103,10 @@ class Roof:
             _core.stream(tuple(arrays[: one.updated]), tuple(read), threads)
 
 
-def parameter(size: int) -> roofstep.Parameter:
-    """One of float32, with a gradient."""
+def parameter(size: int, dtype: type[np.floating[Any]] = np.float32) -> roofstep.Parameter:
+    """One with a gradient."""
     rng = np.random.default_rng(0)
-    made = roofstep.Parameter(rng.standard_normal(size, np.float32))
-    made.grad = rng.standard_normal(size, np.float32)
+    weights, gradient = (rng.standard_normal(size, dtype) for _ in range(2))
+    made = roofstep.Parameter(weights)
+    made.grad = gradient
     return made

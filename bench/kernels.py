@@ -1,0 +1,79 @@
+"""Kernels: one tensor of one rule, beside the streaming loop of its traffic.
+
+These are times of benchmarks that ran one after the other, not in turns: a share here is a hint,
+what counts stands under roof. Run is a subset of bench/test_kernels.py: four rules at every size;
+every rule, and AdamW in every dtype on every ISA, at 64 K elements on one thread.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from bench.case import Item, Options, Row
+from roofstep import _core
+
+HERE = Path(__file__).parent
+BUDGET = 0.2  # seconds for a benchmark, for each second that is given to a comparison
+
+
+def plan(options: Options) -> list[Item]:
+    """The three parts of the subset, by what pytest selects; in short one size and two rules."""
+    isa = _core.isa()
+    if options.short:
+        selections = {"two rules": f"float32-{isa}-16K and ([sgd- or [adamw-)"}
+    else:
+        selections = {
+            "sizes": f"float32-{isa} and ([sgd- or [momentum- or [adamw- or [lamb-)",
+            "rules": f"float32-{isa}-64K-1t",
+            "ISAs and dtypes": "[adamw- and 64K-1t",
+        }
+    return [Item(name, arguments={"select": select}) for name, select in selections.items()]
+
+
+def measure(options: Options, item: Item) -> Iterable[Row]:
+    """What pytest-benchmark measures, with the loop of the same traffic in the same row."""
+    if importlib.util.find_spec("pytest_benchmark") is None:
+        yield {"item": item.name, "note": "kernels: not measured, pytest-benchmark is missing"}
+        return
+    results: dict[tuple[Any, ...], dict[str, float]] = {}
+    for one in _benchmarks(item.arguments["select"], BUDGET * options.seconds):
+        about = one["extra_info"]
+        what = about.pop("what")
+        results.setdefault(tuple(about.items()), {})[what] = one["stats"]["median"]
+    for key, medians in results.items():
+        about = dict(key)
+        elements, moved = about["elements"], about.pop("bytes")
+        yield {
+            "set": item.name,
+            **about,
+            "ns/element": 1e9 * medians["step"] / elements,
+            "GB/s": moved * elements / medians["step"] / 1e9,
+            "streaming loop": moved * elements / medians["stream"] / 1e9,
+            "share": medians["stream"] / medians["step"],
+        }
+
+
+def _benchmarks(select: str, seconds: float) -> list[dict[str, Any]]:
+    """Those of a run of pytest."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "benchmarks.json"
+        options = [
+            f"--benchmark-json={path}",
+            f"--benchmark-max-time={seconds}",
+            "-q",
+            "-k",
+            select,
+        ]
+        command = [sys.executable, "-m", "pytest", str(HERE / "test_kernels.py"), *options]
+        run = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=False)
+        if run.returncode:
+            raise RuntimeError(f"pytest -k '{select}' ended with {run.returncode}: {run.stdout}")
+        benchmarks: list[dict[str, Any]] = json.loads(path.read_text())["benchmarks"]
+    return benchmarks
