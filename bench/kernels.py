@@ -77,3 +77,31 @@ def _benchmarks(select: str, seconds: float) -> list[dict[str, Any]]:
             raise RuntimeError(f"pytest -k '{select}' ended with {run.returncode}: {run.stdout}")
         benchmarks: list[dict[str, Any]] = json.loads(path.read_text())["benchmarks"]
     return benchmarks
+
+
+def plot(rows: list[Row], directory: Path) -> list[str]:
+    """GB/s of step and streaming loop against the size, for each rule that was run at several."""
+    from matplotlib.figure import Figure
+
+    rules: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.get("set") == "sizes":
+            rules.setdefault(row["rule"], []).append(row)
+    if not rules:
+        return []
+    figure = Figure(figsize=(4 * len(rules), 3.6), dpi=150, layout="constrained")
+    panels = figure.subplots(1, len(rules), sharey=True, squeeze=False)[0]
+    for panel, (rule, measured) in zip(panels, rules.items(), strict=True):
+        for threads, colour in ((1, "tab:blue"), (2, "tab:green")):
+            points = [row for row in measured if row["threads"] == threads]
+            sizes = [row["elements"] for row in points]
+            for what, style in (("GB/s", "o-"), ("streaming loop", ":")):
+                rates = [row[what] for row in points]
+                name = "step" if what == "GB/s" else what
+                panel.plot(sizes, rates, style, color=colour, label=f"{name}, threads: {threads}")
+        panel.set(title=rule, xlabel="elements", xscale="log", ylim=(0, None))
+        panel.grid(alpha=0.3)
+    panels[0].set(ylabel="GB/s")
+    panels[-1].legend(frameon=False, loc="upper right")
+    figure.savefig(directory / "kernels.png")
+    return ["kernels.png"]

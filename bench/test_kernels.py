@@ -39,12 +39,12 @@ def slug(name: str) -> str:
     return re.sub(r"\W+", "_", name).lower()
 
 
+# Not those that zero the gradients: after a thousand steps their moments would be denormal.
+CASES = [name for name, case in traffic.CASES.items() if not case.clears]
 # Every combination; a step and its streaming loop follow each other.
 ALL = [
     pytest.param(*one, id="-".join((slug(one[0]), *one[1:4], f"{one[4]}t", one[5])))
-    for one in itertools.product(
-        traffic.CASES, DTYPES, _core.isas(), SIZES, (1, 2), ("step", "stream")
-    )
+    for one in itertools.product(CASES, DTYPES, _core.isas(), SIZES, (1, 2), ("step", "stream"))
 ]
 
 
