@@ -37,18 +37,22 @@ KINDS = {
     "torch": "torch multiplies matrices on its threads, then the process sleeps",
     "neighbour": "another process spins all the while",
 }
+WITH_TORCH = ("torch", "neighbour")
 
 
 def plan(options: Options) -> list[Item]:
     """Every kind, size and pause; what has torch in its process comes last."""
+    if "AdamW" not in (options.optimizers or ("AdamW",)):
+        return []
+    kinds = [k for k in KINDS if k not in WITH_TORCH or "torch" in (options.peers or ("torch",))]
     sizes, pauses = (SIZES[1:2], (0, 20)) if options.short else (SIZES, PAUSES)
     return [
         Item(
             f"{kind}, {size} elements, {pause} ms",
-            "torch" if kind in ("torch", "neighbour") else "roofstep",
+            "torch" if kind in WITH_TORCH else "roofstep",
             {"kind": kind, "size": size, "pause": pause},
         )
-        for kind in KINDS
+        for kind in kinds
         for size in sizes
         for pause in (pauses if kind != "neighbour" else (0,))
     ]

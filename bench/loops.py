@@ -32,7 +32,12 @@ Block = tuple[float, float]  # seconds of forward and backward, and of the step
 
 def plan(options: Options) -> list[Item]:
     """A network each."""
-    return [Item(name, "torch", {"network": name}) for name in NETWORKS]
+    if "torch" not in (options.peers or ("torch",)):
+        return []
+    if "AdamW" not in (options.optimizers or ("AdamW",)):
+        return []
+    names = [name for name in NETWORKS if name in (options.models or NETWORKS)]
+    return [Item(name, "torch", {"network": name}) for name in names]
 
 
 def measure(options: Options, item: Item) -> Iterable[Row]:

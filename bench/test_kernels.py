@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +17,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import roofstep
+from bench.kernels import CASES, slug
 from roofstep import _core, traffic
 
 SIZES = {
@@ -34,13 +34,6 @@ SIZES = {
 DTYPES = {"float32": np.float32, "float64": np.float64}
 
 
-def slug(name: str) -> str:
-    """A name without what -k takes for an operator."""
-    return re.sub(r"\W+", "_", name).lower()
-
-
-# Not those that zero the gradients: after a thousand steps their moments would be denormal.
-CASES = [name for name, case in traffic.CASES.items() if not case.clears]
 # Every combination; a step and its streaming loop follow each other.
 ALL = [
     pytest.param(*one, id="-".join((slug(one[0]), *one[1:4], f"{one[4]}t", one[5])))

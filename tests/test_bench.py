@@ -1,23 +1,23 @@
-"""The commands that measure run and say what they measured; how fast it was is no test."""
+"""What measures runs, says what it measured, and would see it; how fast it was is no test."""
 
 from __future__ import annotations
 
+import json
+import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import roofstep
+from bench import __main__ as bench
+from bench import idle, kernels, loops, memory
+from bench.case import Options
 from roofstep import timing, traffic
 from roofstep.__main__ import main
 
 QUICK = ["bench", "--parameters", "5000", "--repetitions", "2"]
-
-
-@pytest.fixture(autouse=True)
-def _threads_as_before() -> None:
-    yield
-    roofstep.set_num_threads(None)
 
 
 def test_the_command_shows_the_roof_and_each_share(capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,3 +102,87 @@ def test_compare_pairs_the_two() -> None:
     assert row["pairs"] == 5
     assert row["low"] <= row["ratio"] <= row["high"]
     assert row["ratio"] > 1
+
+
+def test_idle_runs_and_reports(tmp_path: Path) -> None:
+    """Bars are not judged in short; the rows hold what the table shows."""
+    only = ["--short", "--only", "idle", "--items", "sleep*", "--out", str(tmp_path)]
+    assert bench.main(only) == 0
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]["idle"]
+    assert [row["pause_ms"] for row in rows] == [0, 20]
+    for row in rows:
+        for name in ("1 thread", "2 threads", "default"):
+            middle, q95, most = (row[f"{name}, {which}"] for which in ("us", "q95", "max"))
+            assert 0 < middle <= q95 <= most
+    assert "| elements | pause, ms | 1 thread |" in (tmp_path / "report.md").read_text()
+
+
+def test_the_pause_is_held_to_the_worst_size() -> None:
+    rows = [
+        {"kind": "sleep", "pause_ms": pause, "elements": size}
+        | {"default / better": ratio, "default / better, low": 1.0, "default / better, high": 9.0}
+        for pause, size, ratio in ((0, 10, 8.0), (20, 10, 1.1), (20, 20, 1.2), (5, 10, 1.1))
+    ]
+    found = {bar.name: (bar.measured, bar.met, bar.remark) for bar in idle.bars(rows)}
+    ratio = "default / better of 1 and 2 threads after"
+    assert found == {
+        f"{ratio} 20 ms, sleep": (1.2, False, "worst at 20 elements"),
+        f"{ratio} 5 ms, sleep": (1.1, True, "worst at 10 elements"),
+    }
+
+
+def test_loops_compare_blocks_of_one_round() -> None:
+    """Forward and backward beside torch's step and beside none, steps beside roofstep's."""
+    quiet = {loops.NONE: (1.0, 0.0), loops.FUSED: (1.1, 0.4), loops.OWN: (1.1, 0.2)}
+    loud = {name: (3 * a, 3 * b) for name, (a, b) in quiet.items()}
+    rounds = [quiet, loud, quiet]
+    rows = [{"network": "n"} | loops.row_of(name, rounds) for name in quiet]
+    assert rows[1]["step / roofstep's"] == pytest.approx(2)
+    assert rows[2]["share"] == pytest.approx(0.2 / 1.3)
+    beside_torch, beside_none = loops.bars(rows)
+    assert beside_torch.measured == pytest.approx(1)
+    assert beside_torch.met is True
+    assert beside_none.measured == pytest.approx(1.1)
+    assert beside_none.met is False
+
+
+@pytest.mark.skipif(not memory.CLEAR.exists(), reason="only Linux tells the peak")
+def test_memory_sees_a_temporary() -> None:
+    size = 4 << 20
+    few = memory.ALLOWED * memory.PAGE
+
+    def step() -> None:
+        np.ones(size, np.uint8)
+
+    for _ in range(3):
+        step()
+    assert 0 <= memory.rise(step) - size < few
+    assert memory.rise(lambda: None) < few
+
+
+def test_memory_allows_the_sums_of_norms_and_a_few_pages() -> None:
+    row = {"library": "roofstep", "optimizer": "AdamW", "gradient": "transposed"}
+    sums = {"of these sums": 65536}
+    for pages, met in ((8, True), (9, False)):
+        (bar,) = memory.bars([row | sums | {"bytes above": 65536 + 4096 * pages}])
+        assert bar.met is met
+
+
+def test_kernels_select_what_they_name() -> None:
+    """Every selection of the subset has steps and their streaming loops."""
+    pytest.importorskip("pytest_benchmark")
+    from bench.test_kernels import ALL
+
+    names = [f"test_kernel[{one.id}]" for one in ALL]
+    assert len({*names}) == len(names)
+    assert math.prod((len(kernels.CASES), 2, len(roofstep._core.isas()), 9, 2, 2)) == len(names)
+    for options in (Options(), Options(short=True), Options(optimizers=("Lion", "AdamW, clipped"))):
+        for item in kernels.plan(options):
+            every, _, some = item.arguments["select"].partition(" and ")
+            chosen = [name for name in names if every in name]
+            if some:
+                words = some.strip("()").split(" or ")
+                chosen = [name for name in chosen if any(word in name for word in words)]
+            assert chosen
+            assert sum("-step" in name for name in chosen) * 2 == len(chosen)
+    assert kernels.plan(Options(optimizers=("unheard of",))) == []
