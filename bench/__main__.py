@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from bench import child, machine, report
 from bench.case import Options, Row, bars_of
 
 # In the order of the report.
-CASES = ("roof", "models", "sizes")
+CASES = ("roof", "models", "sizes", "loops", "idle", "kernels", "memory")
 
 HERE = Path(__file__).parent
 
@@ -37,6 +38,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--peers", nargs="+", default=(), help="libraries; default all")
     parser.add_argument("--optimizers", nargs="+", default=(), help="default all")
     parser.add_argument("--models", nargs="+", default=(), help="default all")
+    parser.add_argument("--items", default="*", metavar="GLOB", help="by name; default all")
     parser.add_argument("--threads", type=int, default=roofstep.get_num_threads())
     parser.add_argument("--seconds", type=float, help="for each comparison; default 1, short 0.02")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="default bench/results")
@@ -59,7 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
     failed = False
     for name in args.only:
         rows[name] = []
-        for row in child.run(name, case_of(name).plan(options), options):
+        items = [one for one in case_of(name).plan(options) if fnmatchcase(one.name, args.items)]
+        for row in child.run(name, items, options):
             failed |= "failure" in row
             rows[name].append(row)
     modules = {name: case_of(name) for name in args.only}

@@ -51,14 +51,27 @@ def _notes(rows: list[Row]) -> list[str]:
 
 
 def table(rows: Iterable[Row]) -> str:
-    """A Markdown table; its columns are all keys in the order in which they first come."""
-    listed = list(rows)
+    """A Markdown table; its columns are all keys in the order in which they first come.
+
+    The quartiles ``x, low`` and ``x, high`` stand behind the median ``x``.
+    """
+    listed = list(map(_folded, rows))
     if not listed:
         return "Nothing was measured."
     columns = list(dict.fromkeys(key for row in listed for key in row))
     lines = [columns, ["---"] * len(columns)]
     lines += [[cell(row.get(column)) for column in columns] for row in listed]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _folded(row: Row) -> Row:
+    """With each median and its quartiles as one text."""
+    folded = dict(row)
+    for key in row:
+        if (low := f"{key}, low") in row:
+            quartiles = (cell(folded.pop(name)) for name in (low, f"{key}, high"))
+            folded[key] = f"{cell(row[key])} ({' to '.join(quartiles)})"
+    return folded
 
 
 def cell(value: Any) -> str:

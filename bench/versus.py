@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from bench import peers
+from bench import peers, report
 from bench.case import Options, Row
-from bench.measure import Comparison, compare
 from bench.settings import SETTINGS, roofstep_optimizer
 from bench.shapes import Shape
+from roofstep.timing import Comparison, compare
 
 # The two sides are held to this after so many steps, relative to weights above 1, absolutely below.
 TOLERANCE, STEPS = 1e-6, 5
@@ -84,7 +84,7 @@ def excuse(library: str, variant: str, optimizer: str, tensors: int) -> str | No
     return None
 
 
-def versus(
+def compared(
     library: str, shapes: Sequence[Shape], optimizer: str, clipped: bool, seconds: float, least: int
 ) -> Iterator[Row]:
     """A row for each way in which the library steps, or a note why there is none."""
@@ -132,3 +132,26 @@ def asked(options: Options) -> list[str]:
             f"{', '.join(SETTINGS)}"
         )
     return [name for name in SETTINGS if not options.optimizers or name in options.optimizers]
+
+
+def table(rows: Sequence[Row], first: str, label: Callable[[Row], str]) -> str:
+    """A line for each label in the column ``first``, a column for each peer with its ratios."""
+    by_label: dict[str, list[Row]] = {}
+    for row in rows:
+        by_label.setdefault(label(row), []).append(row)
+    kinds = list(dict.fromkeys(row["arrays"] for row in rows))
+    variants = list(dict.fromkeys(row["peer"] for row in rows))
+    lines = []
+    for name, found in by_label.items():
+        line: Row = {first: name}
+        for kind in kinds:
+            own = [row["own_us"] for row in found if row["arrays"] == kind]
+            line[f"roofstep on {kind}, us"] = min(own, default=None)
+        for variant in variants:
+            line[variant] = None
+            for row in found:
+                if row["peer"] == variant:
+                    line |= {variant: row["ratio"], f"{variant}, low": row["low"]}
+                    line[f"{variant}, high"] = row["high"]
+        lines.append(line)
+    return report.table(lines)

@@ -1,4 +1,4 @@
-"""How two ways of doing the same work are timed against each other.
+"""How ways of doing the same work are timed against each other.
 
 The machine changes under a measurement: neighbours take memory bandwidth and cores for minutes. So
 the two sides take turns in one process, and what counts is the ratio of two turns that followed
@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,4 +115,21 @@ def alone(work: Work, budget: float, least: int = LEAST, most: int = MOST) -> li
     end = time.perf_counter() + budget
     while len(times) < least or (time.perf_counter() < end and len(times) < most):
         times.append(side.turn())
+    return times
+
+
+def in_turns(
+    works: Mapping[str, Work], rounds: int, before: Work = lambda: None
+) -> dict[str, list[float]]:
+    """Seconds of every work in each round, one step and no more, after an untimed ``before``.
+
+    For what is to be met as it comes: cold caches, sleeping threads. Each round begins with another
+    work, so that none is always the one that follows the same other.
+    """
+    names = list(works)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for k in range(rounds):
+        for name in [*names[k % len(names) :], *names[: k % len(names)]]:
+            before()
+            times[name].append(seconds(works[name]))
     return times
