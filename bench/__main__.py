@@ -14,7 +14,7 @@ from bench import child, machine, report
 from bench.case import Options, Row, bars_of
 
 # In the order of the report.
-CASES = ("roof", "loops", "idle", "kernels", "memory")
+CASES = ("roof", "models", "sizes", "loops", "idle", "kernels", "memory")
 
 HERE = Path(__file__).parent
 
