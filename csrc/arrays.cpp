@@ -1,4 +1,4 @@
-// Reads NumPy arrays through NumPy's C API, and words every refusal of an array.
+// Reads NumPy arrays through NumPy's C API and tensors through DLPack, and words every refusal.
 #include "arrays.hpp"
 
 #define NPY_NO_DEPRECATED_API NPY_2_0_API_VERSION
@@ -6,9 +6,12 @@
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <cstdlib>
 #include <numeric>
 #include <type_traits>
+
+#include "dlpack.hpp"
 
 namespace py = pybind11;
 
@@ -37,7 +40,7 @@ std::vector<int> memory_order(const Array& array) {
     if (array.shape[d] != 1) order.push_back(d);
   }
   std::stable_sort(order.begin(), order.end(),
-                   [&](int a, int b) { return array.strides[a] > array.strides[b]; });
+                   [&](int a, int b) { return array.stride(a) > array.stride(b); });
   return order;
 }
 
@@ -46,7 +49,7 @@ bool dense(const Array& array) {
   const std::vector<int> order = memory_order(array);
   Py_ssize_t expected = static_cast<Py_ssize_t>(array.item_size());
   for (auto d = order.rbegin(); d != order.rend(); ++d) {
-    if (array.strides[*d] != expected) return false;
+    if (array.stride(*d) != expected) return false;
     expected *= array.shape[*d];
   }
   return true;
@@ -55,14 +58,16 @@ bool dense(const Array& array) {
 bool same_layout(const Array& a, const Array& b) {
   if (a.c_contiguous && b.c_contiguous) return true;
   for (int d = 0; d < a.ndim; ++d) {
-    if (a.shape[d] != 1 && a.strides[d] != b.strides[d]) return false;
+    if (a.shape[d] != 1 && a.stride(d) != b.stride(d)) return false;
   }
   return true;
 }
 
 std::string text_of(const Array& array) {
+  std::vector<Py_ssize_t> strides;
+  for (int d = 0; d < array.ndim; ++d) strides.push_back(array.stride(d));
   return std::string(name_of(array.dtype)) + " of shape " + tuple_text(array.shape, array.ndim) +
-         " with strides " + tuple_text(array.strides, array.ndim);
+         " with strides of " + tuple_text(strides.data(), array.ndim) + " bytes";
 }
 
 }  // namespace
@@ -75,21 +80,9 @@ void import_numpy() {
   if (_import_array() < 0) throw py::error_already_set();
 }
 
-Array view(PyObject* object, const Subject& subject) {
-  if (PyArray_IsScalar(object, Generic)) {
-    throw py::type_error(subject.text() + ": expected a NumPy array, got a NumPy scalar; " +
-                         "keep it an array of no dimensions with numpy.asarray(value)");
-  }
-  if (!PyArray_Check(object)) {
-    throw py::type_error(subject.text() + ": expected a NumPy array of float32 or float64, got " +
-                         text_of(py::type::of(object).attr("__name__")) +
-                         "; make one with numpy.asarray(value, dtype='float32')");
-  }
-  if (!PyArray_CheckExact(object) && py::hasattr(object, "mask")) {
-    throw py::type_error(subject.text() +
-                         ": expected an array without a mask, which a step would not see, got a "
-                         "masked array; pass array.filled(0), or its array.data");
-  }
+namespace {
+
+Array view_ndarray(PyObject* object, const Subject& subject) {
   PyArrayObject* array = reinterpret_cast<PyArrayObject*>(object);
   const int type = PyArray_TYPE(array);
   if (type != NPY_FLOAT && type != NPY_DOUBLE) {
@@ -105,15 +98,184 @@ Array view(PyObject* object, const Subject& subject) {
   if (!PyArray_ISALIGNED(array)) {
     refuse(subject, "aligned memory", "a misaligned array", "copy it with array.copy()");
   }
-  return {object,
-          PyArray_BYTES(array),
-          type == NPY_FLOAT ? Dtype::f32 : Dtype::f64,
-          PyArray_NDIM(array),
-          PyArray_SHAPE(array),
-          PyArray_STRIDES(array),
-          static_cast<std::size_t>(PyArray_SIZE(array)),
-          static_cast<bool>(PyArray_IS_C_CONTIGUOUS(array)),
-          static_cast<bool>(PyArray_ISWRITEABLE(array))};
+  Array view{object,
+             PyArray_BYTES(array),
+             type == NPY_FLOAT ? Dtype::f32 : Dtype::f64,
+             PyArray_NDIM(array),
+             PyArray_SHAPE(array),
+             PyArray_STRIDES(array),
+             1,
+             1,
+             static_cast<bool>(PyArray_IS_C_CONTIGUOUS(array)),
+             static_cast<bool>(PyArray_ISWRITEABLE(array))};
+  for (int d = 0; d < view.ndim; ++d) view.size *= static_cast<std::size_t>(view.shape[d]);
+  return view;
+}
+
+// What a library answers that has an attribute or a method of this name; false if it has none.
+bool says(py::handle object, const char* name) {
+  py::object answer = py::getattr(object, name, py::none());
+  if (PyCallable_Check(answer.ptr())) answer = answer();
+  return py::bool_(answer);
+}
+
+// In place of the library's own error, which becomes the cause of this one.
+[[noreturn]] void refuse_unshown(py::error_already_set& error, py::handle tensor,
+                                 const Subject& subject) {
+  if (!error.matches(PyExc_Exception) || error.matches(PyExc_MemoryError)) throw error;
+  const std::string reason = text_of(error.value());
+  std::string came = "one that its library does not show: " + reason.substr(0, reason.find('\n'));
+  std::string remedy = "pass tensor.cpu(), or what else is dense and has memory of its own";
+  if (says(tensor, "is_meta")) {
+    came = "a tensor on the meta device";
+    remedy = "give it memory first, as model.to_empty(device='cpu') does";
+  } else if (text_of(py::getattr(tensor, "layout", py::none())).find("sparse") !=
+                 std::string::npos ||
+             says(tensor, "is_sparse") || says(tensor, "is_selected_rows")) {
+    came = "a sparse tensor";
+    remedy = "pass tensor.to_dense(), or make the layer with sparse=False";
+  }
+  py::raise_from(error, PyExc_ValueError,
+                 (subject.text() + ": expected a dense tensor in the memory of the CPU, got " +
+                  came + "; " + remedy)
+                     .c_str());
+  throw py::error_already_set();
+}
+
+// A lazily negated tensor looks like any other. Without private functions of its library it is a
+// view of the imaginary parts of complex numbers: only where no stride is 1 is there need to ask.
+void require_literal(const Array& array, PyObject* is_neg, const Subject& subject) {
+  if (array.size > 1) {
+    for (int d = 0; d < array.ndim; ++d) {
+      if (array.shape[d] != 1 && array.stride(d) == static_cast<Py_ssize_t>(array.item_size()))
+        return;
+    }
+  }
+  const auto answer = py::reinterpret_steal<py::object>(PyObject_CallOneArg(is_neg, array.object));
+  if (!answer) throw py::error_already_set();
+  if (answer.is(py::handle(Py_True))) {
+    refuse(subject, "a tensor whose memory holds its values", "a lazily negated view",
+           "pass tensor.resolve_neg()");
+  }
+}
+
+Array view_tensor(const dlpack::Library& library, PyObject* object, const Subject& subject) {
+  dlpack::Tensor tensor;
+  if (library.table->show(object, &tensor) != 0) {
+    py::error_already_set error;
+    refuse_unshown(error, object, subject);
+  }
+  if (tensor.device.type != dlpack::cpu) {
+    refuse(subject, "a tensor in the memory of the CPU",
+           "one on " + text_of(py::getattr(object, "device", py::str("another device"))),
+           "move it there with tensor.cpu(), or its model with model.to('cpu')");
+  }
+  const auto [code, bits, lanes] = tensor.element;
+  if (code != dlpack::floating_point || (bits != 32 && bits != 64) || lanes != 1) {
+    refuse(subject, "dtype float32 or float64",
+           text_of(py::getattr(object, "dtype", py::str("another"))),
+           "convert the tensor, or its model, with .float()");
+  }
+  static_assert(sizeof(Py_ssize_t) == sizeof(std::int64_t));
+  Array view{object,
+             static_cast<char*>(tensor.data) + tensor.byte_offset,
+             bits == 32 ? Dtype::f32 : Dtype::f64,
+             tensor.ndim,
+             reinterpret_cast<const Py_ssize_t*>(tensor.shape),
+             reinterpret_cast<const Py_ssize_t*>(tensor.strides),
+             bits / 8,
+             1,
+             true,
+             true};
+  for (int d = view.ndim; d-- > 0;) {
+    const bool continues = !view.strides || view.shape[d] == 1 ||
+                           view.strides[d] == static_cast<Py_ssize_t>(view.size);
+    view.c_contiguous = view.c_contiguous && continues;
+    view.size *= static_cast<std::size_t>(view.shape[d]);
+  }
+  if (view.size && !tensor.data) {
+    refuse(subject, "a tensor with memory", "one whose memory is not there",
+           "pass a copy that was made while it was, or fill it anew");
+  }
+  if (reinterpret_cast<std::uintptr_t>(view.data) % view.item_size()) {
+    refuse(subject, "aligned memory", "a misaligned tensor", "copy it with tensor.clone()");
+  }
+  if (library.is_neg && view.size && !(view.c_contiguous && view.size > 1)) {
+    require_literal(view, library.is_neg, subject);
+  }
+  return view;
+}
+
+dlpack::Library library_of(PyObject* object) {
+  return dlpack::library_of(Py_TYPE(object), &PyArray_Type);
+}
+
+// Throws if the object, which is no tensor, is no array either.
+void require_ndarray(PyObject* object, const Subject& subject) {
+  if (PyArray_IsScalar(object, Generic)) {
+    throw py::type_error(subject.text() + ": expected a NumPy array, got a NumPy scalar; " +
+                         "keep it an array of no dimensions with numpy.asarray(value)");
+  }
+  if (!PyArray_Check(object)) {
+    throw py::type_error(subject.text() +
+                         ": expected a NumPy array or a torch or Paddle tensor of float32 or "
+                         "float64, got " +
+                         text_of(py::type::of(object).attr("__name__")) +
+                         "; make an array with numpy.asarray(value, dtype='float32')");
+  }
+  if (py::hasattr(object, "mask")) {
+    throw py::type_error(subject.text() +
+                         ": expected an array without a mask, which a step would not see, got a "
+                         "masked array; pass array.filled(0), or its array.data");
+  }
+}
+
+}  // namespace
+
+bool is_tensor(PyObject* object) { return library_of(object).table != nullptr; }
+
+Array view(PyObject* object, const Subject& subject) {
+  if (!PyArray_CheckExact(object)) {
+    const dlpack::Library library = library_of(object);
+    if (library.table) return view_tensor(library, object, subject);
+    require_ndarray(object, subject);
+  }
+  return view_ndarray(object, subject);
+}
+
+bool same_tensor(PyObject* a, PyObject* b, const Subject& subject) {
+  if (Py_TYPE(a) != Py_TYPE(b) || !is_tensor(a)) return false;
+  const Array x = view(a, subject), y = view(b, subject);
+  return x.data == y.data && x.dtype == y.dtype && x.ndim == y.ndim &&
+         std::equal(x.shape, x.shape + x.ndim, y.shape) && same_layout(x, y);
+}
+
+py::object as_numpy(PyObject* object, const Subject& subject) {
+  if (!is_tensor(object)) {
+    view(object, subject);
+    return py::reinterpret_borrow<py::object>(object);
+  }
+  // Of a tensor of its own: the library may give the original other memory, as `p.data = q` does.
+  py::object owner = py::reinterpret_borrow<py::object>(object);
+  if (py::hasattr(owner, "detach")) owner = owner.attr("detach")();
+  const Array array = view(owner.ptr(), subject);
+  std::vector<npy_intp> strides;
+  for (int d = 0; d < array.ndim; ++d) strides.push_back(array.stride(d));
+  static char nothing[sizeof(double)];
+  PyObject* const made =
+      PyArray_New(&PyArray_Type, array.ndim, const_cast<npy_intp*>(array.shape),
+                  array.dtype == Dtype::f32 ? NPY_FLOAT : NPY_DOUBLE, strides.data(),
+                  array.size ? array.data : nothing, 0, NPY_ARRAY_WRITEABLE, nullptr);
+  if (!made) throw py::error_already_set();
+  const py::object result = py::reinterpret_steal<py::object>(made);
+  if (PyArray_SetBaseObject(reinterpret_cast<PyArrayObject*>(made), owner.release().ptr()) != 0) {
+    throw py::error_already_set();
+  }
+  return result;
+}
+
+const char* copy_of(PyObject* object) {
+  return is_tensor(object) ? "tensor.clone()" : "array.copy()";
 }
 
 Array view_parameter(PyObject* object, const Subject& subject) {
@@ -121,7 +283,8 @@ Array view_parameter(PyObject* object, const Subject& subject) {
   require_writable(array, subject);
   if (!dense(array)) {
     refuse(subject, "dense memory (contiguous in some order of its dimensions)", text_of(array),
-           "pass numpy.ascontiguousarray(array)");
+           is_tensor(object) ? "give it some, as in tensor.data = tensor.data.contiguous()"
+                             : "pass numpy.ascontiguousarray(array)");
   }
   return array;
 }
@@ -130,7 +293,10 @@ void match(const Array& array, const Array& param, const Subject& subject) {
   if (array.dtype != param.dtype) {
     refuse(subject, std::string("its parameter's dtype ") + name_of(param.dtype),
            name_of(array.dtype),
-           std::string("convert it with .astype('") + name_of(param.dtype) + "')");
+           is_tensor(array.object)
+               ? std::string("convert it with ") +
+                     (param.dtype == Dtype::f32 ? ".float()" : ".double()")
+               : std::string("convert it with .astype('") + name_of(param.dtype) + "')");
   }
   if (array.ndim != param.ndim || !std::equal(array.shape, array.shape + array.ndim, param.shape)) {
     refuse(subject, "its parameter's shape " + tuple_text(param.shape, param.ndim),
@@ -141,10 +307,10 @@ void match(const Array& array, const Array& param, const Subject& subject) {
 Array slot_of(const Array& ring, std::size_t slot) {
   Array array = ring;
   array.size = ring.size / static_cast<std::size_t>(ring.shape[0]);
-  array.data += static_cast<Py_ssize_t>(slot) * ring.strides[0];
+  array.data += static_cast<Py_ssize_t>(slot) * ring.stride(0);
   array.ndim -= 1;
   array.shape += 1;
-  array.strides += 1;
+  if (array.strides) array.strides += 1;
   return array;
 }
 
@@ -170,14 +336,14 @@ void require_clearable(const Array& array, const Subject& subject) {
   std::vector<int> order(array.ndim);
   std::iota(order.begin(), order.end(), 0);
   std::sort(order.begin(), order.end(),
-            [&](int a, int b) { return std::abs(array.strides[a]) < std::abs(array.strides[b]); });
+            [&](int a, int b) { return std::abs(array.stride(a)) < std::abs(array.stride(b)); });
   Py_ssize_t reach = static_cast<Py_ssize_t>(array.item_size());
   for (const int d : order) {
-    if (array.size > 1 && array.shape[d] > 1 && std::abs(array.strides[d]) < reach) {
+    if (array.size > 1 && array.shape[d] > 1 && std::abs(array.stride(d)) < reach) {
       refuse(subject, "each element in its own memory, to be zeroed in the pass", text_of(array),
-             "step without clear_grad, or pass array.copy()");
+             std::string("step without clear_grad, or pass ") + copy_of(array.object));
     }
-    reach += std::abs(array.strides[d]) * (array.shape[d] - 1);
+    reach += std::abs(array.stride(d)) * (array.shape[d] - 1);
   }
 }
 
@@ -198,7 +364,7 @@ std::optional<Layout> layout_in_order_of(const Array& array, const Array& param)
   if (array.size == 0 || same_layout(array, param)) return std::nullopt;
   Layout layout;
   for (const int d : memory_order(param)) {
-    const std::ptrdiff_t extent = array.shape[d], stride = array.strides[d];
+    const std::ptrdiff_t extent = array.shape[d], stride = array.stride(d);
     // A dimension that continues the one outside it is part of it: longer rows are read faster.
     if (!layout.shape.empty() && layout.strides.back() == extent * stride) {
       layout.shape.back() *= extent;

@@ -1,7 +1,7 @@
 // The one way in for arrays: what memory an object holds, or a refusal that says what to do.
 #pragma once
 
-#include <Python.h>
+#include <pybind11/pybind11.h>
 
 #include <deque>
 #include <optional>
@@ -11,19 +11,26 @@
 
 namespace roofstep {
 
-// A view of an array's memory; valid as long as the array is.
+// A view of the memory of a NumPy array or of a tensor; valid as long as this is.
 struct Array {
   PyObject* object;
   char* data;
   Dtype dtype;
   int ndim;
   const Py_ssize_t* shape;
-  const Py_ssize_t* strides;  // in bytes
+  const Py_ssize_t* strides;  // in units of the library; null: C order
+  Py_ssize_t stride_unit;     // in bytes
   std::size_t size;
   bool c_contiguous, writable;
 
   std::size_t item_size() const { return dtype == Dtype::f32 ? 4 : 8; }
   std::size_t bytes() const { return size * item_size(); }
+  Py_ssize_t stride(int d) const {  // in bytes
+    if (strides) return strides[d] * stride_unit;
+    Py_ssize_t stride = static_cast<Py_ssize_t>(item_size());
+    while (++d < ndim) stride *= shape[d];
+    return stride;
+  }
 };
 
 // Who is spoken of in a message: "parameter 'w'" or "the gradient of parameter 'w'".
@@ -42,8 +49,23 @@ const char* name_of(Dtype dtype);
 // Imports the NumPy C API; throws with the Python error set.
 void import_numpy();
 
-// Throws TypeError or ValueError unless the object is a native, aligned float array.
+// Whether the object is a tensor of a library that shows its memory through DLPack; see dlpack.hpp.
+bool is_tensor(PyObject* object);
+
+// Throws TypeError or ValueError unless the object is a native, aligned float array, or such a
+// tensor in the memory of the CPU.
 Array view(PyObject* object, const Subject& subject);
+
+// Whether two objects are tensors over the same elements: some libraries make a new object at each
+// look at `grad`.
+bool same_tensor(PyObject* a, PyObject* b, const Subject& subject);
+
+// A NumPy array over the same memory, which it keeps alive; a NumPy array is returned itself.
+// Throws as `view`.
+pybind11::object as_numpy(PyObject* object, const Subject& subject);
+
+// How to copy an object of the kind, for a remedy.
+const char* copy_of(PyObject* object);
 
 // Throws unless the array may be stepped in place: writable, and dense in some order of dimensions.
 Array view_parameter(PyObject* object, const Subject& subject);

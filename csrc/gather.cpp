@@ -214,7 +214,7 @@ std::vector<std::size_t> gather_and_step(const py::tuple& entries,
   std::deque<Layout> layouts;
   std::vector<Span> spans;
   std::vector<std::size_t> missing;
-  std::vector<PyObject*> cleared_after;  // gradients in whose place another is read
+  std::vector<py::object> cleared_after;  // gradients in whose place another is read
   tensors.reserve(entry_count);
   spans.reserve(4 * entry_count);
   PyObject* settings_object = nullptr;
@@ -226,15 +226,18 @@ std::vector<std::size_t> gather_and_step(const py::tuple& entries,
     PyObject* own_grad =
         gradients && !clear_grad ? Py_None : held.attribute(entry.parameter, grad_attribute);
     PyObject* grad_object = gradients ? PyTuple_GET_ITEM(gradients->ptr(), i) : own_grad;
-    const bool clears_it = clear_grad && grad_object == own_grad;
     const Subject param_subject{parameter_role, entry.name};
     const Subject grad_subject{gradient_role, entry.name};
-    PyObject* param_object = held.attribute(entry.parameter, data_attribute);
+    const bool clears_it =
+        clear_grad && (grad_object == own_grad || same_tensor(grad_object, own_grad, grad_subject));
+    PyObject* param_object = is_tensor(entry.parameter)
+                                 ? entry.parameter
+                                 : held.attribute(entry.parameter, data_attribute);
     if (clear_grad && !clears_it && own_grad != Py_None && entry.settings != Py_None) {
       const Array own = view(own_grad, grad_subject);
       require_clearable(own, grad_subject);
       add_span(spans, own, gradient_role, entry.name, true);
-      cleared_after.push_back(own_grad);
+      cleared_after.push_back(as_numpy(own_grad, grad_subject));
     }
     if (grad_object == Py_None || entry.settings == Py_None) {
       // It is not written, and nothing else may write into it.
@@ -289,7 +292,7 @@ std::vector<std::size_t> gather_and_step(const py::tuple& entries,
     const py::gil_scoped_release release;
     step(table, tensors, norms.norms, threads);
   }
-  for (PyObject* own : cleared_after) py::handle(own).attr("fill")(0);
+  for (const py::object& own : cleared_after) own.attr("fill")(0);
   norms.publish();
   return missing;
 }

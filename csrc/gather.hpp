@@ -27,10 +27,10 @@ Settings make_settings(const std::string& rule, const pybind11::dict& fields, do
 
 // Steps every parameter that has a gradient. An entry is a tuple (name, parameter, Settings or
 // None, Norm or None, tuple of states or None); without Settings it is passed over. The states are
-// those of the rule in its order, then the averaged weights if there are any. A parameter is an
-// object with `data` and `grad`; `gradients` is None, or a tuple that is read in the place of the
-// `grad` attributes, which alone are zeroed by `clear_grad`; `counts` (int64) and `carried`
-// (float64) have a number for each entry.
+// those of the rule in its order, then the averaged weights if there are any. A parameter is a
+// tensor, or an object with `data`, the array, and `grad`; `gradients` is None, or a tuple that is
+// read in the place of the `grad` attributes, which alone are zeroed by `clear_grad`; `counts`
+// (int64) and `carried` (float64) have a number for each entry.
 //
 // Returns the indices of entries that have a gradient but no states yet, having written nothing
 // then; empty once the step is done.

@@ -86,6 +86,15 @@ PYBIND11_MODULE(_core, m) {
           "do", [](Exchange& e) { e.make(true); }, "Exchanges the contents.")
       .def("undo", [](Exchange& e) { e.make(false); }, "Puts them back, if they are exchanged.");
 
+  m.def(
+      "is_tensor", [](py::handle object) { return is_tensor(object.ptr()); }, "object"_a,
+      "Whether it is a tensor of a library that shows its memory; see arrays.hpp.");
+  m.def(
+      "as_numpy",
+      [](py::handle array, py::str name) {
+        return as_numpy(array.ptr(), {parameter_role, name.ptr()});
+      },
+      "array"_a, "name"_a, "A NumPy array over the memory of a tensor; an array as it is.");
   m.def("check_parameter", check_parameter, "array"_a, "name"_a,
         "Raises, naming the parameter, unless the array could be stepped in place.");
   m.def("check_gradient", check_gradient, "gradient"_a, "parameter"_a, "name"_a, "role"_a = "",

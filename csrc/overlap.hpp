@@ -14,6 +14,9 @@ struct Span {
   const char* role;
   PyObject* name;
   bool written, dense;
+  // Where it is not dense: its elements lie in runs of `run` bytes, whose starts are multiples of
+  // `period` bytes away from `begin`.
+  Py_ssize_t run, period;
 };
 
 // Notes the bytes of an array, unless it has none.

@@ -101,21 +101,26 @@ class FusedClip(ClipGradBase):
         for norm, of_norm in rows.items():
             norm.measure(of_norm, threads.get_num_threads())
         return [
-            (parameter, self._clipped(gradient, norm) if parameter.need_clip else gradient)
+            (parameter, self._clipped(parameter, gradient, norm))
             for (parameter, gradient), norm in zip(pairs, norms, strict=True)
         ]
 
-    def _clipped(self, gradient: Array, norm: _core.Norm | None) -> Array:
+    def _clipped(self, parameter: Parameter, gradient: Any, norm: _core.Norm | None) -> Any:
         """As in csrc/kernels.cpp: the factor, then the bounds."""
-        T = gradient.dtype.type
+        scales = norm is not None and norm.factor != 1
+        bounded = self.bounds != (-math.inf, math.inf)
+        if not parameter.need_clip or not (scales or bounded):
+            return gradient
+        array = _core.as_numpy(gradient, parameter.name or "")
+        T = array.dtype.type
         with np.errstate(all="ignore"):
-            if norm is not None and norm.factor != 1:
-                gradient = np.asarray(T(norm.factor) * gradient)
-            if self.bounds == (-math.inf, math.inf):
-                return gradient
-            low, high = map(T, self.bounds)
-            gradient = np.where(gradient < low, low, gradient)
-            return np.where(gradient > high, high, gradient)
+            if norm is not None and scales:
+                array = np.asarray(T(norm.factor) * array)
+            if bounded:
+                low, high = map(T, self.bounds)
+                array = np.where(array < low, low, array)
+                array = np.where(array > high, high, array)
+        return parameter.as_own(array)
 
 
 def is_fused(clip: ClipGradBase | None) -> TypeGuard[FusedClip]:

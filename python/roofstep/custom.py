@@ -121,16 +121,16 @@ def _clip(tasks: Mapping[int, Task], gradients: Gradients) -> list[_core.Norm]:
 
 
 def _regularized(task: Task, regularizer: WeightDecayRegularizer, gradient: Array) -> Array:
+    array = _core.as_numpy(gradient, task.name)
     if task.scale != 1:
-        scale = checks.rounded(
-            f"rescale_grad for parameter {task.name!r}", task.scale, gradient.dtype
-        )
+        scale = checks.rounded(f"rescale_grad for parameter {task.name!r}", task.scale, array.dtype)
         with np.errstate(all="ignore"):
-            gradient = np.asarray(scale * gradient)
+            array = np.asarray(scale * array)
+        gradient = task.parameter.as_own(array)
     term = regularizer(task.parameter, gradient, None)
     term = _checked(term, task, f"what {type(regularizer).__name__} returned")
     with np.errstate(all="ignore"):
-        return np.asarray(gradient + term)
+        return np.asarray(array + _core.as_numpy(term, task.name))
 
 
 def _checked(value: Any, task: Task, who: str) -> Array:
@@ -144,4 +144,5 @@ def _apart(gradient: Array | None, own: Array | None) -> Array | None:
     """A gradient that may be read while the parameter's own is zeroed."""
     if gradient is None or own is None or gradient is own:
         return gradient
-    return gradient.copy() if np.may_share_memory(gradient, own) else gradient
+    array = _core.as_numpy(gradient, "gradient")
+    return array.copy() if np.may_share_memory(array, _core.as_numpy(own, "gradient")) else gradient

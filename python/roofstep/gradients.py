@@ -95,7 +95,7 @@ def differentiate(
     before = [p.grad for p in row]
 
     def changed() -> list[Parameter]:
-        return [p for p, old in zip(row, before, strict=True) if p.grad is not old]
+        return [p for p, old in zip(row, before, strict=True) if p.has_other_grad(old)]
 
     try:
         if callable(loss):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from roofstep import checks
+from roofstep import _core, checks, tensors
 from roofstep.parameter import Parameter
 
 
@@ -83,7 +83,7 @@ def read(parameters: Iterable[Any], what: str = "parameters") -> list[dict[str, 
                 f"name its parameters there"
             )
         params = item["params"]
-        if isinstance(params, Parameter):
+        if isinstance(params, Parameter) or _core.is_tensor(params):
             params = [params]
         row = _row("'params' of a group", params, "parameters")
         groups.append({**item, "params": tuple(_as_parameter(what, item) for item in row)})
@@ -107,9 +107,11 @@ def _as_parameter(what: str, item: Any) -> Parameter:
         return item
     if isinstance(item, np.ndarray):
         return Parameter(item)
+    if _core.is_tensor(item):
+        return tensors.as_parameter(item)
     raise TypeError(
-        f"{what}: expected roofstep.Parameter or NumPy arrays, got {_kind(item)}; "
-        f"wrap its memory, as in roofstep.Parameter(array)"
+        f"{what}: expected roofstep.Parameter, NumPy arrays, or tensors of torch >= 2.10 or Paddle "
+        f">= 3.3, got {_kind(item)}; wrap its memory, as in roofstep.Parameter(array)"
     )
 
 

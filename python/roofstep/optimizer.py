@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from roofstep import _core, checkpoint, checks, custom, groups, plan, state, threads
+from roofstep import _core, checkpoint, checks, custom, groups, plan, state, tensors, threads
 from roofstep.clip import ClipGradBase, as_clip
 from roofstep.gradients import Directory, Gradients, as_pairs, as_row, differentiate
 from roofstep.parameter import Parameter
@@ -275,6 +275,7 @@ class Optimizer:
                     break
                 self._create_states(missing)
                 current = self._current_plan()
+            tensors.count_writes(_written(current, gradients, clear_grad))
             self._norms = current.norms + measured if measured else current.norms
 
     @contextmanager
@@ -375,16 +376,23 @@ class Optimizer:
                 raise ValueError("no weights are averaged; call average_weights(), and step, first")
             self._current_plan()  # drops averages of groups that have stopped
             pairs = tuple(
-                (name, parameter.data, self._states[name]["average"])
+                (name, parameter.array, self._states[name]["average"])
                 for name, parameter in self._parameters.items()
                 if "average" in self._states.get(name, {})
             )
+            counted = [
+                self._parameters[name].data
+                for name, _, _ in pairs
+                if self._parameters[name].counts_writes
+            ]
             exchange = _core.Exchange(pairs)
             try:
                 exchange.do()  # in here: what a signal meanwhile raises is raised after it
+                tensors.count_writes(counted)
                 yield
             finally:
                 exchange.undo()
+                tensors.count_writes(counted)
 
     def _current_plan(self) -> plan.Plan:
         if self._plan is None or not self._plan.holds_for(self.param_groups):
@@ -410,7 +418,8 @@ class Optimizer:
             if s not in self._states.get(names[i], {})
         ]
         wanted.sort(key=lambda pair: pair[0])  # by state: a pass then reads long runs of memory
-        kinds = [(current.keeps[name].states[s], self._parameters[name].data) for s, name in wanted]
+        like = {name: self._parameters[name].array for _, name in wanted}
+        kinds = [(current.keeps[name].states[s], like[name]) for s, name in wanted]
         arrays = state.zeros(kinds)
         for (s, name), (kind, parameter), array in zip(wanted, kinds, arrays, strict=True):
             if kind.begin is None:
@@ -585,8 +594,9 @@ class Optimizer:
             return
         for name, parameter in held:
             _core.check_clearable(parameter.grad, name)
-        for _, parameter in held:
-            parameter.grad[...] = 0  # type: ignore[index]
+        for name, parameter in held:
+            _core.as_numpy(parameter.grad, name)[...] = 0
+        tensors.count_writes([p.grad for _, p in held if p.counts_writes])
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """`clear_grad` under PyTorch's name."""
@@ -732,3 +742,15 @@ class Optimizer:
 
     clear_gradients = clear_grad
     load_state_dict = set_state_dict
+
+
+def _written(current: plan.Plan, gradients: Sequence[Any] | None, clear_grad: bool) -> list[Any]:
+    """The tensors written by a step whose library counts that: zeroed gradients are among them."""
+    found = []
+    for i, tensor in current.counted:
+        own = tensor.grad
+        if (own if gradients is None else gradients[i]) is not None:
+            found.append(tensor)
+        if clear_grad and own is not None:
+            found.append(own)
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -102,6 +103,9 @@ class Parameter:
     # comparison a step that nothing has changed.
     revision: ClassVar[int] = 0
 
+    # Whether torch is to be told when a parameter of the class is written.
+    counts_writes: ClassVar[bool] = False
+
     data: np.ndarray[Any, Any]
     grad: np.ndarray[Any, Any] | None
 
@@ -112,6 +116,12 @@ class Parameter:
             raise TypeError(f"attr: expected a ParamAttr, got {attr!r}; use ParamAttr(...)")
         attr = attr or ParamAttr()
         self._attr = attr if name is None else replace(attr, name=name)
+        if _core.is_tensor(data):
+            raise TypeError(
+                f"data: expected a NumPy array, got a {type(data).__module__}."
+                f"{type(data).__name__}; give it to the optimizer as it is, as in "
+                f"parameters=[tensor]"
+            )
         _core.check_parameter(data, self.name or "data")
         self.data = data
         self.grad = None
@@ -126,6 +136,33 @@ class Parameter:
     need_clip: bool = _attribute("need_clip", "Whether its gradient is clipped and measured.")
     trainable: bool = _attribute("trainable", "Whether a step may change it.")
 
+    @staticmethod
+    def watch(walked: list[Any]) -> Callable[[], Any] | None:
+        """Where settings may change without `revision`: what gives those of all these, `walked`."""
+        return None
+
+    @property
+    def array(self) -> np.ndarray[Any, Any]:
+        """The data as a NumPy array over the same memory."""
+        return self.data
+
+    @property
+    def walked(self) -> Any:
+        """What a step reads the data and the gradient from; see csrc/gather.hpp."""
+        return self
+
+    def is_at(self, array: np.ndarray[Any, Any]) -> bool:
+        """Whether the data still is what `array` gave earlier."""
+        return self.data is array
+
+    def has_other_grad(self, old: Any) -> bool:
+        """Whether the gradient is no longer this one."""
+        return self.grad is not old
+
+    def as_own(self, array: np.ndarray[Any, Any]) -> Any:
+        """An array as one of the library whose the data is, over the same memory."""
+        return array
+
     def __getstate__(self) -> tuple[Any, ...]:
         # NumPy pickles a permuted array in C order; in other memory a norm would have other bits.
         axes = sorted(range(self.data.ndim), key=lambda axis: -self.data.strides[axis])
@@ -139,4 +176,5 @@ class Parameter:
         self.data = data.transpose(np.argsort(axes)) if axes else data
 
     def __repr__(self) -> str:
-        return f"Parameter(name={self.name!r}, shape={self.data.shape}, dtype={self.data.dtype})"
+        shape = tuple(self.data.shape)
+        return f"Parameter(name={self.name!r}, shape={shape}, dtype={self.data.dtype})"

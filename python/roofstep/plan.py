@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -78,11 +78,16 @@ class Plan:
     kinds: list[Kind]
     norms: list[_core.Norm]
     tasks: dict[int, custom.Task]  # by the position of the parameter; nearly always none
+    counted: list[tuple[int, Any]]  # tensors whose library counts writes, by position
     _sources: list[Any]
+    _looks: list[Callable[[], Any]]  # for settings that change without notice; see Parameter.watch
+    _seen: list[Any]  # what these gave
 
     def holds_for(self, groups: Iterable[Group]) -> bool:
         """Whether nothing has changed that a plan depends on."""
         sources = _sources(groups)
+        if [look() for look in self._looks] != self._seen:
+            return False
         return len(sources) == len(self._sources) and all(map(operator.is_, sources, self._sources))
 
 
@@ -128,6 +133,8 @@ def make(
         ValueError: the groups hold other parameters than these.
     """
     rows = members(groups, parameters)
+    looks = _looks(parameters.values())
+    seen = [look() for look in looks]  # first, so that nothing changes unseen meanwhile
     entries: dict[str, tuple[Any, ...]] = {}
     keeps: dict[str, Keeps] = {}
     kinds: dict[tuple[Any, ...], Kind] = {}
@@ -141,7 +148,7 @@ def make(
         for name, parameter in named:
             kept = keeps[name] = _keeps(family, rule, fields, group, name, parameter)
             if not parameter.trainable:
-                entries[name] = (name, parameter, None, None, None)
+                entries[name] = (name, parameter.walked, None, None, None)
                 continue
             clip = custom.clip_of(group, parameter)
             l1, l2, decay = family._decays(group, name, parameter)
@@ -173,15 +180,29 @@ def make(
                 )
                 kinds[key] = Kind(settings, group, multiplier)
             held = _held(kept, states.get(name, {}), rule, name)
-            entries[name] = (name, parameter, kinds[key].settings, norm, held)
+            entries[name] = (name, parameter.walked, kinds[key].settings, norm, held)
     return Plan(
         tuple(entries[name] for name in parameters),
         keeps,
         list(kinds.values()),
         list(norms.values()),
         {i: tasks[name] for i, name in enumerate(parameters) if name in tasks},
+        [
+            (i, parameter.walked)
+            for i, parameter in enumerate(parameters.values())
+            if parameter.counts_writes and parameter.trainable
+        ],
         _sources(groups),
+        looks,
+        seen,
     )
+
+
+def _looks(parameters: Iterable[Parameter]) -> list[Callable[[], Any]]:
+    rows: dict[type[Parameter], list[Any]] = {}
+    for parameter in parameters:
+        rows.setdefault(type(parameter), []).append(parameter.walked)
+    return [look for cls, walked in rows.items() if (look := cls.watch(walked))]
 
 
 def _keeps(

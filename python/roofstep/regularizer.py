@@ -81,10 +81,11 @@ class FusedDecay(WeightDecayRegularizer):
         checks.only_none(block=block)
         _core.check_parameter(param.data, getattr(param, "name", None) or "param")
         # A factor of 0 takes the sign: an infinite parameter then has no NaN as its term.
-        values = param.data if self.l2 else np.sign(param.data)
+        values = param.array if self.l2 else np.sign(param.array)
         factor = checks.rounded("coeff", self.l1 + self.l2, values.dtype)
         with np.errstate(all="ignore"):
-            return np.asarray(factor * values)
+            term: Array = param.as_own(np.asarray(factor * values))
+        return term
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(coeff={self.coeff})"

@@ -72,7 +72,7 @@ def laid_out(
     memory = zeros(
         (State(0.0, array.shape[0] if array.ndim > p.ndim else None), p)
         for name, _, array in row
-        for p in [parameters[name].data]
+        for p in [parameters[name].array]
     )
     copies: dict[str, dict[str, Array]] = {}
     for (name, s, array), own in zip(row, memory, strict=True):

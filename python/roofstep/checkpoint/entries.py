@@ -48,7 +48,7 @@ def save(
             continue
         own, kept = states.get(name, {}), keeps[name]
         for s, kind in kept.states.items():  # one may be new since a setting was edited
-            saved[key(name, s)] = own[s].copy() if s in own else kind.first(parameter.data)
+            saved[key(name, s)] = own[s].copy() if s in own else kind.first(parameter.array)
         saved[key(name, "step")] = np.array(counts[i])
         if kept.number:
             saved[key(name, kept.number)] = np.array(numbers[i])
@@ -133,7 +133,7 @@ def read(
     """The values of sorted entries; adds those of another shape, dtype or range."""
     result = Kept()
     for name, named in found.items():
-        like = parameters[name].data
+        like = parameters[name].array
         for part, entry in named.items():
             array = as_array(entry, problems)
             if array is None:

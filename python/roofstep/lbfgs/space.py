@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from roofstep import _core, checks
+from roofstep import _core, checks, tensors
 from roofstep.parameter import Parameter
 
 Array = np.ndarray[Any, Any]
@@ -59,7 +59,8 @@ class Space:
         self.evaluations = 0
         for part in parts:
             _core.check_parameter(part.parameter.data, part.name)
-        self._parts = [(part, part.parameter.data) for part in parts]
+        self._parts = [(part, part.parameter.array) for part in parts]
+        self._counted = [p.data for part in parts if (p := part.parameter).counts_writes]
         self.dtype = np.result_type(np.float32, *(array.dtype for _, array in self._parts))
         self.size = sum(array.size for _, array in self._parts)
         # A step whose states are not there yet checks everything and writes nothing.
@@ -67,7 +68,7 @@ class Space:
         unstarted.learning_rate = 0.0
         moving = {part.name for part in parts}
         self._entries = tuple(
-            (name, parameter, unstarted if name in moving else None, None, None)
+            (name, parameter.walked, unstarted if name in moving else None, None, None)
             for name, parameter in parameters.items()
         )
 
@@ -99,7 +100,7 @@ class Space:
 
     def _check(self) -> None:
         for part, array in self._parts:
-            if part.parameter.data is not array:
+            if not part.parameter.is_at(array):
                 raise RuntimeError(
                     f"parameter {part.name!r}: expected the array that it had when the step began, "
                     f"got another from the closure; write into it with parameter.data[...] = value"
@@ -112,7 +113,7 @@ class Space:
         loss = own
         for part, array, piece in self._pieces(gradient):
             if part.parameter.grad is not None:
-                piece[...] = part.parameter.grad
+                piece[...] = _core.as_numpy(part.parameter.grad, part.name)
             if part.l2:
                 piece += part.l2 * array
                 loss += part.l2 / 2 * float(np.square(array, dtype=np.float64).sum())
@@ -142,6 +143,7 @@ class Space:
         with np.errstate(all="ignore"):
             for (_, array, base), (_, _, way) in zip(self._pieces(origin), ways, strict=True):
                 np.add(base, length * way, out=array, casting="same_kind")
+        tensors.count_writes(self._counted)
 
     @contextmanager
     def returning(self) -> Iterator[Array]:
@@ -152,6 +154,7 @@ class Space:
         except BaseException:
             for _, array, piece in self._pieces(origin):
                 array[...] = piece
+            tensors.count_writes(self._counted)
             raise
 
 

@@ -1,0 +1,55 @@
+// Remembers which types publish a table: to ask a type anew would cost more than a small tensor.
+#include "dlpack.hpp"
+
+#include <pybind11/pybind11.h>
+
+#include <array>
+
+namespace py = pybind11;
+
+namespace roofstep::dlpack {
+
+namespace {
+
+// A reference is held to each type, so that no other type can come to stand at its address.
+struct Known {
+  PyTypeObject* type;
+  Library library;
+};
+std::array<Known, 16> known;
+std::size_t known_count = 0;
+
+Library published_by(py::handle type) {
+  const py::object capsule = py::getattr(type, "__dlpack_c_exchange_api__", py::none());
+  const char* const name = "dlpack_exchange_api";
+  if (!PyCapsule_IsValid(capsule.ptr(), name)) return {};
+  auto header = static_cast<const Header*>(PyCapsule_GetPointer(capsule.ptr(), name));
+  while (header && header->version.major != 1) header = header->older;
+  const Table* const table = reinterpret_cast<const Table*>(header);
+  if (!table || !table->show) return {};
+  return {table, py::getattr(type, "is_neg", py::handle()).ptr()};
+}
+
+void forget_all() {
+  const auto forgotten = known;
+  const std::size_t count = known_count;
+  known_count = 0;
+  for (std::size_t i = 0; i < count; ++i) Py_DECREF(forgotten[i].type);
+}
+
+}  // namespace
+
+Library library_of(PyTypeObject* type, PyTypeObject* excluded) {
+  for (std::size_t i = 0; i < known_count; ++i) {
+    if (known[i].type == type) return known[i].library;
+  }
+  const py::handle handle(reinterpret_cast<PyObject*>(type));
+  const Library library = PyType_IsSubtype(type, excluded) ? Library{} : published_by(handle);
+  // A program that makes types without end does not fill the memory with them.
+  if (known_count == known.size()) forget_all();
+  known[known_count++] = {type, library};
+  Py_INCREF(type);
+  return library;
+}
+
+}  // namespace roofstep::dlpack

@@ -1,0 +1,107 @@
+"""What Paddle's tensors need said: the settings they carry, and that `grad` is new at each look."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from operator import attrgetter, itemgetter
+from typing import Any, NoReturn
+
+import numpy as np
+import paddle
+
+from roofstep import checks
+from roofstep.regularizer import L1Decay, L2Decay, WeightDecayRegularizer, as_regularizer
+from roofstep.tensors import TensorParameter
+
+Array = np.ndarray[Any, Any]
+
+
+class PaddleRegularizer(WeightDecayRegularizer):
+    """A regularizer that was written for Paddle: it is called with the tensor itself."""
+
+    def __init__(self, regularizer: Any) -> None:
+        self._regularizer = regularizer
+
+    def __call__(self, param: Any, grad: Any, block: None = None) -> Any:
+        """The term that is added to the gradient."""
+        return self._regularizer(param.data, grad, block)
+
+    def __repr__(self) -> str:
+        return repr(self._regularizer)
+
+
+class PaddleParameter(TensorParameter):
+    """A Paddle tensor as a parameter; see `TensorParameter`.
+
+    Its settings are those of the tensor, as Paddle's ParamAttr puts them there: set them there.
+    """
+
+    __slots__ = ()
+
+    @property
+    def learning_rate(self) -> float:  # type: ignore[override]
+        """A factor on the learning rate: ``optimize_attr["learning_rate"]``."""
+        own = getattr(self.data, "optimize_attr", {"learning_rate": 1.0})
+        return checks.non_negative(f"learning_rate of {self.name!r}", own["learning_rate"])
+
+    @property
+    def regularizer(self) -> WeightDecayRegularizer | None:  # type: ignore[override]
+        """Its own decay, one of Paddle's or of roofstep's."""
+        own: Any = getattr(self.data, "regularizer", None)
+        if type(own) is paddle.regularizer.L1Decay:
+            return L1Decay(own._coeff)
+        if type(own) is paddle.regularizer.L2Decay:
+            return L2Decay(own._coeff)
+        if isinstance(own, paddle.regularizer.WeightDecayRegularizer):
+            return PaddleRegularizer(own)
+        return as_regularizer(f"regularizer of {self.name!r}", own)
+
+    @property
+    def need_clip(self) -> bool:  # type: ignore[override]
+        """Whether its gradient is clipped and measured."""
+        return getattr(self.data, "need_clip", True) is not False
+
+    @property
+    def trainable(self) -> bool:  # type: ignore[override]
+        """Whether a step may change it: not ``stop_gradient``."""
+        return not self.data.stop_gradient
+
+    def has_other_grad(self, old: Any) -> bool:
+        """Whether the gradient is no longer this one, by memory: each look makes a new tensor."""
+        new = self.grad
+        if new is None or old is None:
+            return new is not old
+        return bool(new.data_ptr() != old.data_ptr())
+
+    def as_own(self, array: Array) -> paddle.Tensor:
+        """A tensor over the array's memory."""
+        return paddle.from_dlpack(array)
+
+    @staticmethod
+    def watch(walked: list[Any]) -> Callable[[], Any]:
+        """A function that gives the settings of these tensors, in loops of C."""
+        settings = attrgetter("stop_gradient", "need_clip", "regularizer")
+        full = [tensor for tensor in walked if hasattr(tensor, "optimize_attr")]
+        bare = [tensor for tensor in walked if not hasattr(tensor, "optimize_attr")]
+
+        def look() -> Any:
+            rates = map(itemgetter("learning_rate"), map(attrgetter("optimize_attr"), full))
+            return [*map(settings, full)], [*rates], [*map(attrgetter("stop_gradient"), bare)]
+
+        return look
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PaddleParameter:
+        return type(self)(copy.deepcopy(self.data, memo), self.name)
+
+    def __getstate__(self) -> NoReturn:
+        raise TypeError(
+            f"pickle: expected parameters that survive it, got the Paddle tensor {self.name!r}, "
+            f"which would lose its name and settings; save the model and the optimizer's "
+            f"state_dict(), or use copy.deepcopy()"
+        )
+
+
+def as_parameter(tensor: paddle.Tensor) -> PaddleParameter:
+    """The parameter of a tensor, under the tensor's name."""
+    return PaddleParameter(tensor, tensor.name)

@@ -1,0 +1,102 @@
+"""Tensors of other libraries as parameters: what the library of each needs said is in its file."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import numpy as np
+
+from roofstep import _core
+from roofstep.parameter import ParamAttr, Parameter
+
+Array = np.ndarray[Any, Any]
+
+
+class TensorParameter(Parameter):
+    """A tensor that an optimizer steps in place; its gradient is the tensor's own ``grad``.
+
+    An optimizer makes them of the tensors in its ``parameters``.
+
+    Args:
+        tensor: a dense tensor of float32 or float64 in the memory of the CPU.
+        name: under which an optimizer keeps the states, or None.
+
+    Attributes:
+        data: the tensor. What is put in its place becomes the tensor's ``data``.
+        grad: that of the tensor.
+    """
+
+    __slots__ = ("_tensor",)
+
+    def __init__(self, tensor: Any, name: str | None = None) -> None:
+        self._attr = ParamAttr(name=name)
+        self._tensor = tensor
+
+    @property
+    def data(self) -> Any:
+        """The tensor."""
+        return self._tensor
+
+    @data.setter
+    def data(self, value: Any) -> None:
+        self._tensor.data = value
+
+    @property
+    def grad(self) -> Any:
+        """The tensor's gradient."""
+        return self._tensor.grad
+
+    @grad.setter
+    def grad(self, value: Any) -> None:
+        self._tensor.grad = value
+
+    @property
+    def array(self) -> Array:
+        """A NumPy array over the tensor's memory."""
+        return _core.as_numpy(self._tensor, self.name or "data")
+
+    @property
+    def walked(self) -> Any:
+        """The tensor: a step then looks for ``grad`` and nothing else."""
+        return self._tensor
+
+    def is_at(self, array: Array) -> bool:
+        """Whether an earlier `array` still is over the tensor's memory."""
+        now = self.array.__array_interface__
+        then = array.__array_interface__
+        return all(now[key] == then[key] for key in ("data", "shape", "strides", "typestr"))
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self._attr, self._tensor, getattr(self, "__dict__", {})
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self._attr, self._tensor, of_subclass = state
+        for name, value in of_subclass.items():
+            setattr(self, name, value)
+
+
+def as_parameter(tensor: Any) -> TensorParameter:
+    """The parameter of a tensor; its library has been imported already.
+
+    Raises:
+        TypeError: it is of a library that is not known here.
+        ValueError: its library has it computed from other tensors.
+    """
+    for library in ("torch", "paddle"):
+        base = getattr(sys.modules.get(library), "Tensor", None)
+        if base is not None and isinstance(tensor, base):
+            support = importlib.import_module(f"roofstep.{library}")
+            made: TensorParameter = support.as_parameter(tensor)
+            return made
+    raise TypeError(
+        f"parameters: expected tensors of torch or Paddle, got a {type(tensor).__module__}."
+        f"{type(tensor).__name__}; pass a NumPy array over its memory, if it may be written"
+    )
+
+
+def count_writes(tensors: list[Any]) -> None:
+    """Tell torch, all of whose tensors these are, that their memory has been written."""
+    if tensors:
+        importlib.import_module("roofstep.torch").count_writes(tensors)

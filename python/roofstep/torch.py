@@ -1,0 +1,45 @@
+"""What torch's tensors need said: which can be parameters, and that autograd counts writes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from roofstep.tensors import TensorParameter
+
+
+class TorchParameter(TensorParameter):
+    """A torch tensor as a parameter; see `TensorParameter`.
+
+    A tensor with ``requires_grad=False`` has no gradient, so that no step changes it; one that it
+    still holds is used, as in torch.
+    """
+
+    __slots__ = ()
+
+    counts_writes = True
+
+    def as_own(self, array: np.ndarray[Any, Any]) -> torch.Tensor:
+        """A tensor over the array's memory."""
+        return torch.from_numpy(array)
+
+
+def as_parameter(tensor: torch.Tensor) -> TorchParameter:
+    """The parameter of a tensor.
+
+    Raises:
+        ValueError: it was computed from others, and has no gradient of its own.
+    """
+    if not tensor.is_leaf and not tensor.retains_grad:
+        raise ValueError(
+            f"parameters: expected leaf tensors, got one of shape {tuple(tensor.shape)} that was "
+            f"computed from others; pass those, or tensor.detach().requires_grad_()"
+        )
+    return TorchParameter(tensor)
+
+
+def count_writes(tensors: list[torch.Tensor]) -> None:
+    """Moves their version counters on, so that a backward pass that needs old values refuses."""
+    torch.autograd.graph.increment_version(tensors)
