@@ -42,9 +42,9 @@ def plan(options: Options) -> list[Item]:
     return items
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1)
 def roof_of(size: int) -> Roof:
-    """Arrays for all cases, made once."""
+    """Arrays for all cases of a size, made once."""
     return Roof(size, list(CASES.values()))
 
 

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--parameters", type=whole_number(1, 2**40), default=1 << 24, metavar="N",
         help="float32 elements of the one tensor; default: %(default)s")  # fmt: skip
     add("--threads", type=whole_number(1, 1024), metavar="N", help="default: all CPUs")
-    add("--repetitions", type=whole_number(2, 10**6), default=51, metavar="N",
+    add("--repetitions", type=whole_number(2, 10**6), default=31, metavar="N",
         help="default: %(default)s")  # fmt: skip
 
 
