@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
+import os
 import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import roofstep
 from bench import child, machine, report
 from bench.case import Options, Row, bars_of
+from roofstep.arguments import whole_number
 
 # In the order of the report.
 CASES = ("roof", "models", "sizes", "loops", "idle", "kernels", "memory")
@@ -39,10 +42,26 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--optimizers", nargs="+", default=(), help="default all")
     parser.add_argument("--models", nargs="+", default=(), help="default all")
     parser.add_argument("--items", default="*", metavar="GLOB", help="by name; default all")
-    parser.add_argument("--threads", type=int, default=roofstep.get_num_threads())
-    parser.add_argument("--seconds", type=float, help="for each comparison; default 1, short 0.02")
+    parser.add_argument(
+        "--threads",
+        type=whole_number(1, os.cpu_count() or 1),
+        default=roofstep.get_num_threads(),
+        help="default: as roofstep has them",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=positive,
+        help="for each comparison that is held to a bar, others get less; default 1, short 0.02",
+    )
     parser.add_argument("--out", type=Path, default=HERE / "results", help="default bench/results")
     return parser.parse_args(arguments)
+
+
+def positive(text: str) -> float:
+    """For argparse: a number above 0."""
+    if not 0 < (number := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return number
 
 
 def main(arguments: list[str] | None = None) -> int:
