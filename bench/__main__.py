@@ -65,7 +65,7 @@ def positive(text: str) -> float:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run, write, print; the status says whether everything ran, and met its bars unless short."""
+    """Run, write, print; the status is 0 if everything ran and, unless short, met its bars."""
     args = parse(arguments)
     options = Options(
         short=args.short,
@@ -76,19 +76,22 @@ def main(arguments: list[str] | None = None) -> int:
         models=tuple(args.models),
     )
     header = machine.header(options.threads)
-    rows: dict[str, list[Row]] = {}
-    failed = False
-    for name in args.only:
-        rows[name] = []
-        items = [one for one in case_of(name).plan(options) if fnmatchcase(one.name, args.items)]
-        for row in child.run(name, items, options):
-            failed |= "failure" in row
-            rows[name].append(row)
-    modules = {name: case_of(name) for name in args.only}
-    bars = (
-        [] if args.short else [bar for name in rows for bar in bars_of(modules[name], rows[name])]
-    )
-    print(report.write(args.out, header, modules, rows, bars))
+    plans = {
+        name: [one for one in case_of(name).plan(options) if fnmatchcase(one.name, args.items)]
+        for name in args.only
+    }
+    rows: dict[str, list[Row]] = {name: [] for name in plans}
+    try:
+        for name, items in plans.items():
+            rows[name].extend(child.run(name, items, options))
+    except KeyboardInterrupt:
+        header["interrupted"] = "what follows is what was measured until then"
+    cases = {name: case_of(name) for name in plans}
+    bars = [] if args.short else [bar for name in cases for bar in bars_of(cases[name], rows[name])]
+    print(report.write(args.out, header, cases, rows, bars))
+    if "interrupted" in header:
+        return 130
+    failed = any("failure" in row for found in rows.values() for row in found)
     return int(failed or any(bar.met is False for bar in bars))
 
 
