@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import doctest
-import importlib.util
+import importlib
 import inspect
 import pkgutil
 import re
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 import roofstep
-from roofstep import _core
+from roofstep import _core, traffic
 
 TOP = Path(__file__).parents[1]
 PAGES = [TOP / "README.md", *sorted(TOP.glob("docs/*.md"))]
@@ -44,38 +43,18 @@ def test_every_public_class_is_documented(cls: type) -> None:
         assert ">>> " in cls.__doc__
 
 
-def bench(name: str) -> ModuleType:
-    """A script of bench/."""
-    spec = importlib.util.spec_from_file_location(name, TOP / "bench" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_benchmark_of_the_roof_runs(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """What it finds at this size says nothing, nor does its exit code."""
-    arguments = ["roof.py", "--parameters", "5000", "--repetitions", "1"]
-    monkeypatch.setattr("sys.argv", arguments)
-    roof = bench("roof")
-    assert roof.main() in (0, 1)
-    rows = re.findall(r"^\| ([^|]+) \| [\d +]+ \|", capsys.readouterr().out, re.MULTILINE)
-    assert rows == list(roof.CASES)
-
-
 def test_the_table_of_traffic_is_that_of_the_benchmark() -> None:
     """And both have every optimizer, with what its rule keeps."""
-    roof = bench("roof")
     page = (TOP / "docs" / "performance.md").read_text()
-    rows = dict(re.findall(r"^\| ([^|]+) \| ([\d +]+) \|", page, re.MULTILINE))
-    assert rows == {name: case.bytes for name, case in roof.CASES.items()}
-    made = {name: case.make(learning_rate=0.1) for name, case in roof.CASES.items()}
+    table = page.split("## What must be moved")[1].split("\n## ")[0]
+    rows = dict(re.findall(r"^\| ([^|]+) \| ([\d +]+) \|", table, re.MULTILINE))
+    assert rows == {name: case.bytes for name, case in traffic.CASES.items()}
+    made = {name: case.make(learning_rate=0.1) for name, case in traffic.CASES.items()}
     public = {cls for cls in CLASSES if issubclass(cls, roofstep.Optimizer)}
     assert {*map(type, made.values())} == public - {roofstep.Optimizer, roofstep.LBFGS}
     for name, optimizer in made.items():
         states = _core.rules()[optimizer._rule(optimizer._defaults)][1]
-        assert roof.CASES[name].states == len(states), name
+        assert traffic.CASES[name].states == len(states), name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,4 +1,4 @@
-"""The commands: `python -m roofstep demo` and `python -m roofstep info`."""
+"""The commands: `python -m roofstep demo`, `info` and `bench`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 import roofstep
-from roofstep import demo, info
+from roofstep import bench, demo, info
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,6 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo_parser.set_defaults(run=demo.run)
     info_parser = commands.add_parser("info", help="tell ISA, threads, OpenMP, and self-test")
     info_parser.set_defaults(run=lambda _: info.run())
+    bench_parser = commands.add_parser("bench", help="time steps beside the roof of memory")
+    bench.add_arguments(bench_parser)
+    bench_parser.set_defaults(run=bench.run)
 
     parsed = parser.parse_args(arguments)
     try:

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 import roofstep
+from roofstep.arguments import whole_number
 
 Floats = NDArray[np.floating[Any]]
 Labels = NDArray[np.integer[Any]]
@@ -232,16 +233,6 @@ def plot(history: History, title: str, path: Path) -> None:
     figure.savefig(path, format="png")
 
 
-def _whole_number(least: int, most: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not (text.isdecimal() and least <= int(text) <= most):
-            message = f"expected a whole number from {least} to {most}, got {text!r}"
-            raise argparse.ArgumentTypeError(message)
-        return int(text)
-
-    return parse
-
-
 def _learning_rate(text: str) -> float:
     try:
         value = float(text)
@@ -266,7 +257,7 @@ def _png(text: str) -> Path:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``python -m roofstep demo``."""
     rates = ", ".join(f"{rate} for {name}" for name, rate in LEARNING_RATES.items())
-    whole, lr, png = _whole_number, _learning_rate, _png
+    whole, lr, png = whole_number, _learning_rate, _png
     add = parser.add_argument
     add("--optimizer", choices=LEARNING_RATES, default="adamw", help="default: %(default)s")
     add("--lr", type=lr, metavar="RATE", help=f"highest learning rate; default: {rates}")
