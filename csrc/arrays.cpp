@@ -119,15 +119,10 @@ bool says(py::handle object, const char* name) {
   return py::bool_(answer);
 }
 
-// In place of the library's own error, which becomes the cause of this one.
-[[noreturn]] void refuse_unshown(py::error_already_set& error, py::handle tensor,
-                                 const Subject& subject) {
-  if (!error.matches(PyExc_Exception) || error.matches(PyExc_MemoryError)) throw error;
-  const std::string reason = text_of(error.value());
-  std::string came = "one that its library does not show: " + reason.substr(0, reason.find('\n'));
-  std::string remedy = "pass tensor.cpu(), or what else is dense and has memory of its own";
+[[noreturn]] void refuse_kind(py::handle tensor, const Subject& subject, const char* other) {
+  std::string came = other, remedy = "pass a dense one that has memory of its own";
   if (says(tensor, "is_meta")) {
-    came = "a tensor on the meta device";
+    came = "one on the meta device";
     remedy = "give it memory first, as model.to_empty(device='cpu') does";
   } else if (text_of(py::getattr(tensor, "layout", py::none())).find("sparse") !=
                  std::string::npos ||
@@ -135,11 +130,28 @@ bool says(py::handle object, const char* name) {
     came = "a sparse tensor";
     remedy = "pass tensor.to_dense(), or make the layer with sparse=False";
   }
-  py::raise_from(error, PyExc_ValueError,
-                 (subject.text() + ": expected a dense tensor in the memory of the CPU, got " +
-                  came + "; " + remedy)
-                     .c_str());
-  throw py::error_already_set();
+  refuse(subject, "a dense tensor in the memory of the CPU", came, remedy);
+}
+
+// In place of the library's own error, which becomes the cause of this one.
+[[noreturn]] void refuse_unshown(py::error_already_set& error, py::handle tensor,
+                                 const Subject& subject) {
+  if (!error.matches(PyExc_Exception) || error.matches(PyExc_MemoryError)) throw error;
+  const std::string reason = text_of(error.value());
+  const std::string line = reason.substr(0, reason.find('\n'));
+  try {
+    refuse_kind(tensor, subject, ("one that its library does not show: " + line).c_str());
+  } catch (const py::value_error& refusal) {
+    py::raise_from(error, PyExc_ValueError, refusal.what());
+    throw py::error_already_set();
+  }
+}
+
+// Calls a method that answers True or False.
+bool ask(PyObject* method, PyObject* object) {
+  const auto answer = py::reinterpret_steal<py::object>(PyObject_CallOneArg(method, object));
+  if (!answer) throw py::error_already_set();
+  return answer.is(py::handle(Py_True));
 }
 
 // A lazily negated tensor looks like any other. Without private functions of its library it is a
@@ -151,15 +163,14 @@ void require_literal(const Array& array, PyObject* is_neg, const Subject& subjec
         return;
     }
   }
-  const auto answer = py::reinterpret_steal<py::object>(PyObject_CallOneArg(is_neg, array.object));
-  if (!answer) throw py::error_already_set();
-  if (answer.is(py::handle(Py_True))) {
+  if (ask(is_neg, array.object)) {
     refuse(subject, "a tensor whose memory holds its values", "a lazily negated view",
            "pass tensor.resolve_neg()");
   }
 }
 
 Array view_tensor(const dlpack::Library& library, PyObject* object, const Subject& subject) {
+  if (library.is_dense && !ask(library.is_dense, object)) refuse_kind(object, subject, "another");
   dlpack::Tensor tensor;
   if (library.table->show(object, &tensor) != 0) {
     py::error_already_set error;
@@ -193,6 +204,7 @@ Array view_tensor(const dlpack::Library& library, PyObject* object, const Subjec
     view.c_contiguous = view.c_contiguous && continues;
     view.size *= static_cast<std::size_t>(view.shape[d]);
   }
+  view.c_contiguous = view.c_contiguous || view.size == 0;
   if (view.size && !tensor.data) {
     refuse(subject, "a tensor with memory", "one whose memory is not there",
            "pass a copy that was made while it was, or fill it anew");
@@ -251,24 +263,33 @@ bool same_tensor(PyObject* a, PyObject* b, const Subject& subject) {
 }
 
 py::object as_numpy(PyObject* object, const Subject& subject) {
-  if (!is_tensor(object)) {
-    view(object, subject);
-    return py::reinterpret_borrow<py::object>(object);
-  }
-  // Of a tensor of its own: the library may give the original other memory, as `p.data = q` does.
+  view(object, subject);
+  if (!is_tensor(object)) return py::reinterpret_borrow<py::object>(object);
+  // Of a tensor of its own, since torch gives the same one other memory at `p.data = q`; and
+  // shared, since Paddle frees the memory of a gradient at `p.grad = None`, whoever else holds it.
   py::object owner = py::reinterpret_borrow<py::object>(object);
   if (py::hasattr(owner, "detach")) owner = owner.attr("detach")();
   const Array array = view(owner.ptr(), subject);
+  dlpack::Shared* shared;
+  if (library_of(owner.ptr()).table->share(owner.ptr(), &shared) != 0) {
+    py::error_already_set error;
+    refuse_unshown(error, owner, subject);
+  }
+  py::capsule memory(shared, [](void* pointer) {
+    const auto owned = static_cast<dlpack::Shared*>(pointer);
+    if (owned->release) owned->release(owned);
+  });
   std::vector<npy_intp> strides;
   for (int d = 0; d < array.ndim; ++d) strides.push_back(array.stride(d));
   static char nothing[sizeof(double)];
   PyObject* const made =
       PyArray_New(&PyArray_Type, array.ndim, const_cast<npy_intp*>(array.shape),
                   array.dtype == Dtype::f32 ? NPY_FLOAT : NPY_DOUBLE, strides.data(),
-                  array.size ? array.data : nothing, 0, NPY_ARRAY_WRITEABLE, nullptr);
+                  array.size ? array.data : nothing, 0,
+                  shared->flags & dlpack::read_only ? 0 : NPY_ARRAY_WRITEABLE, nullptr);
   if (!made) throw py::error_already_set();
   const py::object result = py::reinterpret_steal<py::object>(made);
-  if (PyArray_SetBaseObject(reinterpret_cast<PyArrayObject*>(made), owner.release().ptr()) != 0) {
+  if (PyArray_SetBaseObject(reinterpret_cast<PyArrayObject*>(made), memory.release().ptr()) != 0) {
     throw py::error_already_set();
   }
   return result;

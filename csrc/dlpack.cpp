@@ -26,8 +26,11 @@ Library published_by(py::handle type) {
   auto header = static_cast<const Header*>(PyCapsule_GetPointer(capsule.ptr(), name));
   while (header && header->version.major != 1) header = header->older;
   const Table* const table = reinterpret_cast<const Table*>(header);
-  if (!table || !table->show) return {};
-  return {table, py::getattr(type, "is_neg", py::handle()).ptr()};
+  if (!table || !table->show || !table->share) return {};
+  const auto method = [&](const char* method_name) {
+    return py::getattr(type, method_name, py::handle()).ptr();
+  };
+  return {table, method("is_neg"), method("is_dense")};
 }
 
 void forget_all() {
@@ -46,7 +49,7 @@ Library library_of(PyTypeObject* type, PyTypeObject* excluded) {
   const py::handle handle(reinterpret_cast<PyObject*>(type));
   const Library library = PyType_IsSubtype(type, excluded) ? Library{} : published_by(handle);
   // A program that makes types without end does not fill the memory with them.
-  if (known_count == known.size()) forget_all();
+  while (known_count == known.size()) forget_all();
   known[known_count++] = {type, library};
   Py_INCREF(type);
   return library;

@@ -34,6 +34,16 @@ struct Tensor {
   std::uint64_t byte_offset;
 };
 
+// A tensor that keeps its memory alive until it is released.
+struct Shared {
+  Version version;
+  void* context;
+  void (*release)(Shared* self);
+  std::uint64_t flags;
+  Tensor tensor;
+};
+inline constexpr std::uint64_t read_only = 1;
+
 struct Header {
   Version version;
   const Header* older;  // the table of an older version, or null
@@ -43,7 +53,7 @@ struct Header {
 struct Table {
   Header header;
   void* allocate;
-  void* share;
+  int (*share)(void* object, Shared** out);
   void* adopt;
   int (*show)(void* object, Tensor* out);  // borrows: all of it is valid as long as the object is
   void* stream;
@@ -52,7 +62,9 @@ struct Table {
 // What a type or one of its bases offers.
 struct Library {
   const Table* table;  // null: none, or none that can show
-  PyObject* is_neg;    // of the type, borrowed: whether a tensor is lazily negated; or null
+  // Methods of the type, borrowed, or null: what a table says nothing of.
+  PyObject* is_neg;    // torch: whether a tensor is lazily negated
+  PyObject* is_dense;  // Paddle, whose table takes sparse tensors for dense ones
 };
 
 // Types that derive from `excluded` count as offering nothing. Throws with the Python error set.

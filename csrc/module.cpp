@@ -91,10 +91,12 @@ PYBIND11_MODULE(_core, m) {
       "Whether it is a tensor of a library that shows its memory; see arrays.hpp.");
   m.def(
       "as_numpy",
-      [](py::handle array, py::str name) {
-        return as_numpy(array.ptr(), {parameter_role, name.ptr()});
+      [](py::handle array, py::str name, const std::string& role) {
+        return as_numpy(array.ptr(), {role.c_str(), name.ptr()});
       },
-      "array"_a, "name"_a, "A NumPy array over the memory of a tensor; an array as it is.");
+      "array"_a, "name"_a, "role"_a = parameter_role,
+      "A NumPy array over the memory of a tensor; an array as it is. The message of a refusal "
+      "begins with the role and the name.");
   m.def("check_parameter", check_parameter, "array"_a, "name"_a,
         "Raises, naming the parameter, unless the array could be stepped in place.");
   m.def("check_gradient", check_gradient, "gradient"_a, "parameter"_a, "name"_a, "role"_a = "",

@@ -24,10 +24,11 @@ def shown(value: object) -> str:
 def real(name: str, value: object, interval: str = "(-inf, inf)") -> float:
     """A real number of Python or NumPy in `interval`, written as in mathematics: "(0, 1]"."""
     if isinstance(value, bool) or not isinstance(value, Real):
-        hint = ", and the parameters by name, as parameters=[...]"
+        listed = isinstance(value, Iterable) and not isinstance(value, str)
+        hint = ", and the parameters by name, as parameters=[...]" if listed else ""
         raise TypeError(
             f"{name}: expected a real number in {interval}, got {shown(value)}; "
-            f"pass a Python or NumPy number{hint if isinstance(value, (list, tuple)) else ''}"
+            f"pass a Python or NumPy number{hint}"
         )
     try:
         number = float(value)

@@ -22,10 +22,11 @@ class ClipGradBase(ABC):
 
     For a clip of your own override ``_dygraph_clip(params_grads)`` and return pairs of the same
     parameters; one that is left out, or has None, is not updated. Gradients have the shape and
-    dtype of ``parameter.data`` and must not be written. The step calls the clip once, with all the
-    parameters that have it and a gradient, over all groups, in the order of
-    `Optimizer.parameters`; also with those whose ``need_clip`` is False, which it should leave as
-    they are. Parameters with such a clip take longer: their gradients are made before the one pass.
+    dtype of ``parameter.data``, are tensors where this is one, and must not be written. The step
+    calls the clip once, with all the parameters that have it and a gradient, over all groups, in
+    the order of `Optimizer.parameters`; also with those whose ``need_clip`` is False, which it
+    should leave as they are. Parameters with such a clip take longer: their gradients are made
+    before the one pass.
 
     Raises:
         TypeError: ``_dygraph_clip`` is not overridden.

@@ -103,11 +103,11 @@ def differentiate(
             if isinstance(loss, tuple):
                 return _returned(loss, parameters), changed()
             if any(p.grad is not None for p in row) or not hasattr(loss, "backward"):
-                return [p.grad for p in row], row
+                return [p.lasting_grad for p in row], row
         if hasattr(loss, "backward") and all(row[i].grad is None for i in moving):
             loss.backward()
-            return [p.grad for p in row], row
-        return [p.grad for p in row], []
+            return [p.lasting_grad for p in row], row
+        return [p.lasting_grad for p in row], []
     except BaseException:
         for parameter in changed():
             parameter.grad = None

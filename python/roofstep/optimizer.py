@@ -28,15 +28,21 @@ class Optimizer:
     Parameters without a gradient are left as they are, states and step counts included. Everything
     is checked before the first byte is written. An optimizer belongs to one thread at a time.
 
+    NumPy arrays and the tensors of torch and Paddle may stand side by side. A tensor is called
+    ``param_{i}`` by its position, one of Paddle's by its ``name``; what Paddle's ParamAttr put on
+    it is in force. torch's autograd is told of every write: a backward pass that needs the values
+    from before a step refuses. States are NumPy arrays in all cases.
+
     Args:
         learning_rate: a number >= 0, or a schedule: an object that gives the rate when called and
             moves on by ``step()``, such as those of `roofstep.lr`. The user steps the schedule.
-        parameters: a list or tuple of `Parameter` (or of bare NumPy arrays, which are wrapped); or
-            of groups, dicts with ``params`` and, where they differ from the optimizer's,
-            ``learning_rate`` (a factor), ``weight_decay``, ``grad_clip``, ``average_decay`` (see
-            `average_weights`) and the rule's own settings. In a group an absent key means the
-            optimizer's value, None means none. None leaves the parameters to `minimize` or
-            `apply_gradients`.
+        parameters: a list, a tuple or an iterator of `Parameter`, or of bare NumPy arrays, torch
+            tensors (``model.parameters()``) or Paddle tensors, which are wrapped: a tensor is
+            stepped where it lies, by its own ``grad``; or of groups, dicts with ``params`` and,
+            where they differ from the optimizer's, ``learning_rate`` (a factor), ``weight_decay``,
+            ``grad_clip``, ``average_decay`` (see `average_weights`) and the rule's own settings. In
+            a group an absent key means the optimizer's value, None means none. None leaves the
+            parameters to `minimize` or `apply_gradients`.
         weight_decay: a number (L2), `L1Decay`, `L2Decay`, a `WeightDecayRegularizer` of your own,
             or None. It is added to the gradient after clipping; a parameter's own regularizer wins
             over it.
@@ -142,7 +148,7 @@ class Optimizer:
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
-        """All parameters in the order given; a bare array is here as its `Parameter`."""
+        """All parameters in the order given; a bare array or tensor is here as its `Parameter`."""
         return tuple(self._parameters.values())
 
     def _complete(self, group: Mapping[str, Any]) -> dict[str, Any]:
@@ -464,9 +470,9 @@ class Optimizer:
         """Clip, decay and update by these gradients, whatever `.grad` holds.
 
         Args:
-            params_grads: pairs of a parameter (or its array, or its name) and its gradient;
-                parameters that are not named, or with None, are left as they are. An optimizer
-                without parameters takes those of the pairs.
+            params_grads: pairs of a parameter (or its array or tensor, or its name) and its
+                gradient; parameters that are not named, or with None, are left as they are. An
+                optimizer without parameters takes those of the pairs.
 
         Returns:
             An empty list, where static graphs return operators.

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 import paddle
 
-from roofstep import checks
+from roofstep import _core, checks
 from roofstep.regularizer import L1Decay, L2Decay, WeightDecayRegularizer, as_regularizer
 from roofstep.tensors import TensorParameter
 
@@ -35,6 +35,15 @@ class PaddleParameter(TensorParameter):
     """A Paddle tensor as a parameter; see `TensorParameter`.
 
     Its settings are those of the tensor, as Paddle's ParamAttr puts them there: set them there.
+
+    Example:
+        >>> import paddle, roofstep
+        >>> attr = paddle.ParamAttr(name="layer_w", learning_rate=0.5)
+        >>> layer = paddle.nn.Linear(2, 1, weight_attr=attr, bias_attr=False)
+        >>> opt = roofstep.Adam(0.1, parameters=layer.parameters())
+        >>> _ = opt.minimize(layer(paddle.ones([4, 2])).sum())
+        >>> opt.parameters[0], opt.parameters[0].learning_rate
+        (Parameter(name='layer_w', shape=(2, 1), dtype=paddle.float32), 0.5)
     """
 
     __slots__ = ()
@@ -72,7 +81,15 @@ class PaddleParameter(TensorParameter):
         new = self.grad
         if new is None or old is None:
             return new is not old
-        return bool(new.data_ptr() != old.data_ptr())
+        return not old._is_initialized() or bool(new.data_ptr() != old.data_ptr())
+
+    @property
+    def lasting_grad(self) -> Any:
+        """A tensor over the gradient's memory, which Paddle takes from all that it calls `grad`."""
+        grad = self.grad
+        if grad is None:
+            return None
+        return self.as_own(_core.as_numpy(grad, str(self.name), "the gradient of parameter "))
 
     def as_own(self, array: Array) -> paddle.Tensor:
         """A tensor over the array's memory."""

@@ -155,6 +155,11 @@ class Parameter:
         """Whether the data still is what `array` gave earlier."""
         return self.data is array
 
+    @property
+    def lasting_grad(self) -> Any:
+        """The gradient, as one that is there still when the parameter has dropped it."""
+        return self.grad
+
     def has_other_grad(self, old: Any) -> bool:
         """Whether the gradient is no longer this one."""
         return self.grad is not old

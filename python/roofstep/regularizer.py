@@ -20,9 +20,9 @@ class WeightDecayRegularizer(ABC):
     """What every regularizer is: called with a parameter, it returns a term for its gradient.
 
     For one of your own override ``__call__(param, grad, block=None)``: ``param.data`` is the array
-    of the `Parameter`, ``grad`` its gradient after clipping; neither must be written. The term has
-    their shape and dtype and is added to the gradient. Parameters with such a regularizer take
-    longer: their gradients are made before the one pass.
+    or tensor of the `Parameter`, ``grad`` its gradient after clipping; neither must be written. The
+    term has their shape and dtype and is added to the gradient. Parameters with such a regularizer
+    take longer: their gradients are made before the one pass.
 
     Raises:
         TypeError: ``__call__`` is not overridden.

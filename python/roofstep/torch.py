@@ -15,6 +15,17 @@ class TorchParameter(TensorParameter):
 
     A tensor with ``requires_grad=False`` has no gradient, so that no step changes it; one that it
     still holds is used, as in torch.
+
+    Example:
+        >>> import roofstep, torch
+        >>> model = torch.nn.Linear(2, 1)
+        >>> opt = roofstep.Adam(0.1, parameters=model.parameters())
+        >>> model(torch.ones(4, 2)).sum().backward()
+        >>> opt.step()
+        >>> opt.parameters[0]
+        Parameter(name=None, shape=(1, 2), dtype=torch.float32)
+        >>> opt.parameters[0].data is model.weight
+        True
     """
 
     __slots__ = ()

@@ -239,6 +239,9 @@ def test_parameters_are_numpy_arrays() -> None:
         refused(TypeError, lambda absent=absent: roofstep.ParamAttr(**{absent: None}))
     assert PADDLE.ParamAttr("w", None, 0.5).learning_rate == 0.5
     assert roofstep.ParamAttr("w", 0.5).learning_rate == 0.5
+    tensor = paddle.create_parameter([1], "float32", attr=PADDLE.ParamAttr(learning_rate=0.5))
+    refused(TypeError, roofstep.Parameter, tensor)
+    assert roofstep.SGD(0.5, [tensor]).parameters[0].learning_rate == 0.5
 
 
 def test_parameters_may_come_later() -> None:
