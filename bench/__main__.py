@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
+import os
 import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import roofstep
 from bench import child, machine, report
 from bench.case import Options, Row, bars_of
+from roofstep.arguments import whole_number
 
 # In the order of the report.
 CASES = ("roof", "models", "sizes", "loops", "idle", "kernels", "memory")
@@ -39,14 +42,30 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--optimizers", nargs="+", default=(), help="default all")
     parser.add_argument("--models", nargs="+", default=(), help="default all")
     parser.add_argument("--items", default="*", metavar="GLOB", help="by name; default all")
-    parser.add_argument("--threads", type=int, default=roofstep.get_num_threads())
-    parser.add_argument("--seconds", type=float, help="for each comparison; default 1, short 0.02")
+    parser.add_argument(
+        "--threads",
+        type=whole_number(1, os.cpu_count() or 1),
+        default=roofstep.get_num_threads(),
+        help="default: as roofstep has them",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=positive,
+        help="for each comparison that is held to a bar, others get less; default 1, short 0.02",
+    )
     parser.add_argument("--out", type=Path, default=HERE / "results", help="default bench/results")
     return parser.parse_args(arguments)
 
 
+def positive(text: str) -> float:
+    """For argparse: a number above 0."""
+    if not 0 < (number := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return number
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Run, write, print; the status says whether everything ran, and met its bars unless short."""
+    """Run, write, print; the status is 0 if everything ran and, unless short, met its bars."""
     args = parse(arguments)
     options = Options(
         short=args.short,
@@ -57,19 +76,22 @@ def main(arguments: list[str] | None = None) -> int:
         models=tuple(args.models),
     )
     header = machine.header(options.threads)
-    rows: dict[str, list[Row]] = {}
-    failed = False
-    for name in args.only:
-        rows[name] = []
-        items = [one for one in case_of(name).plan(options) if fnmatchcase(one.name, args.items)]
-        for row in child.run(name, items, options):
-            failed |= "failure" in row
-            rows[name].append(row)
-    modules = {name: case_of(name) for name in args.only}
-    bars = (
-        [] if args.short else [bar for name in rows for bar in bars_of(modules[name], rows[name])]
-    )
-    print(report.write(args.out, header, modules, rows, bars))
+    plans = {
+        name: [one for one in case_of(name).plan(options) if fnmatchcase(one.name, args.items)]
+        for name in args.only
+    }
+    rows: dict[str, list[Row]] = {name: [] for name in plans}
+    try:
+        for name, items in plans.items():
+            rows[name].extend(child.run(name, items, options))
+    except KeyboardInterrupt:
+        header["interrupted"] = "what follows is what was measured until then"
+    cases = {name: case_of(name) for name in plans}
+    bars = [] if args.short else [bar for name in cases for bar in bars_of(cases[name], rows[name])]
+    print(report.write(args.out, header, cases, rows, bars))
+    if "interrupted" in header:
+        return 130
+    failed = any("failure" in row for found in rows.values() for row in found)
     return int(failed or any(bar.met is False for bar in bars))
 
 

@@ -1,7 +1,6 @@
 """What a case of the benchmark is, what it is told, and what it gives.
 
-A case is a module of this package. The first line of its docstring is its heading in the report.
-It has
+A case is a module of this package, whose docstring heads its part of the report. It has
 
 - ``plan(options)``: the list of its `Item`s, made in the parent process, where no peer is imported;
 - ``measure(options, item)``: the rows of one item, made in a child process. A row is a flat dict of

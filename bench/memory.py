@@ -29,7 +29,7 @@ STEPS = 5
 ALLOWED, PAGE = 8, 4096  # pages, and the bytes of one
 BLOCK, SUM = 4096, 16  # elements that are summed together, bytes of a sum
 OPTIMIZERS = ("SGD", "Momentum", "AdamW")
-SHORT = ("AdamW", "AdamW, clipped")
+SHORT_CASES, SHORT_OPTIMIZERS = ("AdamW", "AdamW, clipped"), ("AdamW",)
 LAYOUTS = ("of the parameter", "transposed")
 OWN = "roofstep"
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -38,16 +38,16 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 def plan(options: Options) -> list[Item]:
     """roofstep in every case of traffic, and peers in the three that all of them have.
 
-    In short only AdamW, clipped and not: a process takes its time to start.
+    In short one of these, and peers only if they are named: each item starts a process.
     """
-    wanted = options.optimizers or (SHORT if options.short else traffic.CASES)
+    cases = SHORT_CASES if options.short else tuple(traffic.CASES)
     rows = [(OWN, OWN, name, name.endswith("clipped"), layout)
-            for layout in LAYOUTS for name in traffic.CASES]  # fmt: skip
+            for layout in LAYOUTS for name in cases]  # fmt: skip
     rows += [
         (library, variant, name, clipped, LAYOUTS[0])
-        for library in options.peers or peers.LIBRARIES
+        for library in options.peers or (() if options.short else peers.LIBRARIES)
         for variant, known in peers.library(library).VARIANTS.items()
-        for name in OPTIMIZERS
+        for name in (SHORT_OPTIMIZERS if options.short else OPTIMIZERS)
         for clipped in (False, True)
         if name in known
     ]
@@ -56,7 +56,7 @@ def plan(options: Options) -> list[Item]:
     return [
         Item(name, name, one)  # a part of its own: a process
         for one in items
-        if one["optimizer"] in wanted
+        if one["optimizer"] in (options.optimizers or traffic.CASES)
         for name in ["{variant}, {optimizer}, {clipped}, {layout}".format(**one)]
     ]
 

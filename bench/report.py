@@ -24,8 +24,7 @@ def write(
     (directory / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     parts = ["# Benchmark", "", *(f"- {key}: {value}" for key, value in header.items())]
     for name, case in cases.items():
-        heading = case.__doc__.splitlines()[0]
-        parts += ["", f"## {name}", "", heading, "", _table_of(case, rows[name])]
+        parts += ["", f"## {name}", "", case.__doc__.strip(), "", _table_of(case, rows[name])]
         parts += [f"\n![{plot}]({plot})" for plot in plots_of(case, rows[name], directory)]
         parts += _notes(rows[name])
     if bars:

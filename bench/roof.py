@@ -37,7 +37,7 @@ def plan(options: Options) -> list[Item]:
     chosen = [name for name in CASES if not options.optimizers or name in options.optimizers]
     size = SHORT_SIZE if options.short else SIZE
     items = [Item(name, arguments={"size": size}) for name in [*chosen, NORM]]
-    for name in () if options.short else set(BARRED) & set(chosen):
+    for name in [] if options.short else [name for name in BARRED if name in chosen]:
         items += [Item(name, arguments={"size": other}) for other in SIZES if other != SIZE]
     return items
 
@@ -56,8 +56,8 @@ def measure(options: Options, item: Item) -> Iterator[Row]:
     if item.name == NORM:
         passes = [Pass(0, 1)]
         norm = _core.Norm(np.inf)
-        row = [("parameter", weights.data, weights.grad)]
-        work = functools.partial(norm.measure, row, options.threads)
+        of_one = [("parameter", weights.data, weights.grad)]
+        work = functools.partial(norm.measure, of_one, options.threads)
     else:
         passes = CASES[item.name].passes
         work = CASES[item.name].step([weights])
@@ -71,8 +71,8 @@ def measure(options: Options, item: Item) -> Iterator[Row]:
         "GB/s": moved / row["own_us"],
         "streaming loop": moved / row["peer_us"],
         "share": row["ratio"],
-        "low": row["low"],
-        "high": row["high"],
+        "share, low": row["low"],
+        "share, high": row["high"],
         "pairs": row["pairs"],
     }
 
@@ -83,29 +83,27 @@ def bars(rows: list[Row]) -> Iterator[Bar]:
         if row.get("parameters", 0) >= SIZE:
             goal = BAR if row["optimizer"] in BARRED else LEAST
             name = f"{row['optimizer']}, {row['parameters']} elements: share of the streaming loop"
-            yield Bar(name, goal, row["share"], row["low"], row["high"])
+            yield Bar(name, goal, row["share"], row["share, low"], row["share, high"])
 
 
 def plot(rows: list[Row], directory: Path) -> list[str]:
     """The share of the roof against size."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
+    axes = figure.subplots()
     for name in BARRED:
-        points = sorted((r["parameters"], r) for r in rows if r.get("optimizer") == name)
+        points = [row for row in rows if row.get("optimizer") == name]
+        points.sort(key=lambda row: int(row["parameters"]))
         if points:
-            sizes = [size for size, _ in points]
-            axes.plot(sizes, [r["share"] for _, r in points], "o-", label=name)
-            quartiles = [[r[key] for _, r in points] for key in ("low", "high")]
-            axes.fill_between(sizes, *quartiles, alpha=0.2)
+            sizes = [row["parameters"] for row in points]
+            axes.plot(sizes, [row["share"] for row in points], "o-", label=name)
+            low, high = ([row[f"share, {edge}"] for row in points] for edge in ("low", "high"))
+            axes.fill_between(sizes, low, high, alpha=0.2)
     axes.axhline(1.0, color="black", linewidth=0.8)
     axes.set(xscale="log", xlabel="elements", ylabel="GB/s of a step / GB/s of the loop")
     axes.set(title="Share of the streaming loop of the same traffic")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(directory / "share-of-the-roof.png", dpi=120)
-    plt.close(figure)
+    figure.savefig(directory / "share-of-the-roof.png")
     return ["share-of-the-roof.png"]

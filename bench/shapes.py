@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 Shape = tuple[int, ...]
 
@@ -106,6 +106,6 @@ MODELS = {
 }
 
 
-def count(shapes: list[Shape]) -> int:
+def count(shapes: Sequence[Shape]) -> int:
     """Elements in all."""
     return sum(math.prod(shape) for shape in shapes)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from bench import versus
 from bench.case import Bar, Item, Options, Row
-from bench.versus import asked, libraries, versus
 
 SIZES = [
     1,
@@ -37,7 +37,7 @@ PER_TENSOR = {"NumPy": 60, "torch": 300}
 
 def plan(options: Options) -> list[Item]:
     """Every size and every number of tensors, for each library that is asked for."""
-    optimizers = [name for name in OPTIMIZERS if name in asked(options)]
+    optimizers = [name for name in OPTIMIZERS if name in versus.asked(options)]
     one = [(1, size) for size in (SHORT_SIZES if options.short else SIZES)]
     many = [(count, TINY) for count in (SHORT_COUNTS if options.short else COUNTS)]
     return [
@@ -51,7 +51,7 @@ def plan(options: Options) -> list[Item]:
                 "elements": elements,
             },
         )
-        for library in libraries(options)
+        for library in versus.libraries(options)
         for tensors, elements in one + many
         for optimizer in optimizers
         for clipped in ((False,) if options.short else (False, True))
@@ -65,7 +65,7 @@ def measure(options: Options, item: Item) -> Iterator[Row]:
     optimizer, clipped = item.arguments["optimizer"], item.arguments["clipped"]
     seconds = 0.2 * options.seconds
     least = 2 if options.short else 7
-    for row in versus(item.part, shapes, optimizer, clipped, seconds, least):
+    for row in versus.compared(item.part, shapes, optimizer, clipped, seconds, least):
         yield row if "note" in row else {**size, **row}
 
 
@@ -103,12 +103,27 @@ def bars(rows: list[Row]) -> Iterator[Bar]:
             yield Bar(name, most, *own, most=True)
 
 
+def table(rows: list[Row]) -> str:
+    """One for each optimizer, clipped and not: a line for each size, a column for each peer."""
+    measured = [row for row in rows if "ratio" in row]
+    measured.sort(key=lambda row: (row["tensors"], row["elements"]))
+    parts = []
+    for optimizer in OPTIMIZERS:
+        for clipped in (False, True):
+            kind = (optimizer, clipped)
+            if found := [row for row in measured if (row["optimizer"], row["clipped"]) == kind]:
+                parts.append(f"**{optimizer}{', clipped' if clipped else ''}**\n")
+                parts.append(versus.table(found, "tensors x elements", _size) + "\n")
+    return "\n".join(parts) or "Nothing was measured."
+
+
+def _size(row: Row) -> str:
+    return f"{row['tensors']} x {row['elements']}"
+
+
 def plot(rows: list[Row], directory: Path) -> list[str]:
     """AdamW, unclipped: time against size, nanoseconds for each tensor against their number."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     found = [
         row for row in rows if "ratio" in row and row["optimizer"] == "AdamW" and not row["clipped"]
@@ -124,7 +139,8 @@ def plot(rows: list[Row], directory: Path) -> list[str]:
             1e3,
         ),
     ):
-        figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+        figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
+        axes = figure.subplots()
         lines: dict[str, dict[int, float]] = {}
         for row in chosen:
             divisor = row["tensors"] / scale
@@ -139,7 +155,6 @@ def plot(rows: list[Row], directory: Path) -> list[str]:
         axes.set(xscale="log", yscale="log", xlabel=across, ylabel=label, title="AdamW step")
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
-        figure.savefig(directory / name, dpi=120)
-        plt.close(figure)
+        figure.savefig(directory / name)
         names.append(name)
     return names

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from bench import peers
+from bench import peers, report
 from bench.case import Options, Row
 from bench.settings import SETTINGS, roofstep_optimizer
-from bench.shapes import Shape
+from bench.shapes import Shape, count
 from roofstep.timing import Comparison, compare
 
 # The two sides are held to this after so many steps, relative to weights above 1, absolutely below.
 TOLERANCE, STEPS = 1e-6, 5
 SAME = "same"
+KEPT = 1 << 20  # elements
 _AGREE_ON: list[Shape] = [(17, 5), (64,), (3, 4, 5), (4099,)]
 
 
@@ -37,9 +39,17 @@ def filled(shapes: Sequence[Shape], seed: int) -> list[peers.Array]:
     return [np.resize(numbers, shape) for shape in shapes]
 
 
-@functools.lru_cache(maxsize=1)
 def _tensors(library: str, shapes: tuple[Shape, ...]) -> Any:
-    """The parameters of one model; those of the one before are dropped."""
+    """The parameters of a model, as they begin.
+
+    Those of a large one are kept until another is asked for: it takes too few steps to be carried
+    far, and seconds to be made.
+    """
+    return _made(library, shapes) if count(shapes) >= KEPT else _made.__wrapped__(library, shapes)
+
+
+@functools.lru_cache(maxsize=1)
+def _made(library: str, shapes: tuple[Shape, ...]) -> Any:
     return peers.library(library).Tensors(filled(shapes, 0), filled(shapes, 1))
 
 
@@ -84,7 +94,7 @@ def excuse(library: str, variant: str, optimizer: str, tensors: int) -> str | No
     return None
 
 
-def versus(
+def compared(
     library: str, shapes: Sequence[Shape], optimizer: str, clipped: bool, seconds: float, least: int
 ) -> Iterator[Row]:
     """A row for each way in which the library steps, or a note why there is none."""
@@ -118,6 +128,7 @@ def _compare(
     least: int,
 ) -> Comparison:
     """Both sides step the same parameters by the same gradients, each with its own states."""
+    gc.collect()  # optimizers are cyclic, and their states large
     tensors = _tensors(library, tuple(shapes))
     own = roofstep_optimizer(optimizer, tensors.for_roofstep, clipped).step
     return compare(own, tensors.step_of(variant, optimizer, clipped), seconds, least)
@@ -132,3 +143,26 @@ def asked(options: Options) -> list[str]:
             f"{', '.join(SETTINGS)}"
         )
     return [name for name in SETTINGS if not options.optimizers or name in options.optimizers]
+
+
+def table(rows: Sequence[Row], first: str, label: Callable[[Row], str]) -> str:
+    """A line for each label in the column ``first``, a column for each peer with its ratios."""
+    by_label: dict[str, list[Row]] = {}
+    for row in rows:
+        by_label.setdefault(label(row), []).append(row)
+    kinds = list(dict.fromkeys(row["arrays"] for row in rows))
+    variants = list(dict.fromkeys(row["peer"] for row in rows))
+    lines = []
+    for name, found in by_label.items():
+        line: Row = {first: name}
+        for kind in kinds:
+            own = [row["own_us"] for row in found if row["arrays"] == kind]
+            line[f"roofstep on {kind}, us"] = min(own, default=None)
+        for variant in variants:
+            line[variant] = None
+            for row in found:
+                if row["peer"] == variant:
+                    line |= {variant: row["ratio"], f"{variant}, low": row["low"]}
+                    line[f"{variant}, high"] = row["high"]
+        lines.append(line)
+    return report.table(lines)

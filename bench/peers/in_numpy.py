@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -35,6 +36,7 @@ def _moments(g: Array, s: list[Array], k: dict[str, np.float32]) -> None:
     v += (1 - k["beta2"]) * g * g
 
 
+@functools.lru_cache(maxsize=2)  # asked by every tensor of a step
 def _corrections(t: int) -> tuple[np.float32, np.float32]:
     return np.float32(1 - 0.9**t), np.float32(1 - 0.999**t)
 
@@ -55,11 +57,25 @@ def _rmsprop(g: Array, s: list[Array], p: Array, k: dict[str, np.float32], t: in
     return g / np.sqrt(s[0] + k["epsilon"])
 
 
+@functools.lru_cache(maxsize=2)
+def _momenta(t: int) -> tuple[tuple[float, float], float, float]:
+    """NAdam's mu of this step and the next, and their products up to each."""
+    while len(_PRODUCTS) < t + 2:
+        _PRODUCTS.append(_PRODUCTS[-1] * _mu(len(_PRODUCTS)))
+    return (_mu(t), _mu(t + 1)), _PRODUCTS[t], _PRODUCTS[t + 1]
+
+
+_PRODUCTS = [1.0]
+
+
+def _mu(t: int) -> float:
+    return 0.9 * (1 - 0.5 * 0.96 ** (t * 0.004))
+
+
 def _nadam(g: Array, s: list[Array], p: Array, k: dict[str, np.float32], t: int) -> Array:
     _moments(g, s, k)
-    mus = [0.9 * (1 - 0.5 * 0.96 ** (i * 0.004)) for i in range(1, t + 2)]
-    now, after = math.prod(mus[:-1]), math.prod(mus)
-    ahead = np.float32(mus[-1] / (1 - after)) * s[0] + np.float32((1 - mus[-2]) / (1 - now)) * g
+    mu, now, after = _momenta(t)
+    ahead = np.float32(mu[1] / (1 - after)) * s[0] + np.float32((1 - mu[0]) / (1 - now)) * g
     return ahead / (np.sqrt(s[1] / _corrections(t)[1]) + k["epsilon"])
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.peers import Array
-from bench.peers.in_numpy import as_parameters
 from bench.settings import LIMIT, RATE, SETTINGS
 
 REQUIRES = ("paddle",)
@@ -37,8 +36,7 @@ class Tensors:
 
     @property
     def for_roofstep(self) -> list[Any]:
-        arrays = [_view(p) for p in self.parameters]
-        return as_parameters(arrays, [_view(p.grad) for p in self.parameters])
+        return self.parameters
 
     def step_of(self, variant: str, optimizer: str, clipped: bool) -> Callable[[], Any]:
         import paddle
@@ -54,10 +52,3 @@ class Tensors:
 
     def values(self) -> list[Array]:
         return [p.numpy().copy() for p in self.parameters]
-
-
-def _view(tensor: Any) -> Array:
-    """A NumPy array on the tensor's memory."""
-    import numpy as np
-
-    return np.from_dlpack(tensor.detach())

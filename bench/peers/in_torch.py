@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.peers import Array
-from bench.peers.in_numpy import as_parameters
 from bench.settings import LIMIT, RATE, SETTINGS
 
 REQUIRES = ("torch",)
@@ -56,8 +55,7 @@ class Tensors:
 
     @property
     def for_roofstep(self) -> list[Any]:
-        arrays = [p.detach().numpy() for p in self.parameters]
-        return as_parameters(arrays, [p.grad.numpy() for p in self.parameters])
+        return self.parameters
 
     def step_of(self, variant: str, optimizer: str, clipped: bool) -> Callable[[], Any]:
         import torch

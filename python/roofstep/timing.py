@@ -78,8 +78,9 @@ class Side:
     """Work that takes turns: how many steps make a turn, and how many precede it untimed."""
 
     def __init__(self, work: Work) -> None:
-        work()  # creates states, compiles
-        took = seconds(work)
+        took = seconds(work)  # creates states, compiles
+        if took < 4 * LONG:
+            took = seconds(work)
         if took < 20 * BATCH:  # an interruption would weigh
             took = min(took, *(seconds(work) for _ in range(5)))
         self._work = work
