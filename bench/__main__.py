@@ -86,6 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
             rows[name].extend(child.run(name, items, options))
     except KeyboardInterrupt:
         header["interrupted"] = "what follows is what was measured until then"
+    header["load after"] = machine.load()
     cases = {name: case_of(name) for name in plans}
     bars = [] if args.short else [bar for name in cases for bar in bars_of(cases[name], rows[name])]
     print(report.write(args.out, header, cases, rows, bars))

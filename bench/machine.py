@@ -21,7 +21,7 @@ def header(threads: int) -> dict[str, str]:
         "CPU": _cpu(),
         "cores": f"{len(os.sched_getaffinity(0))} of {os.cpu_count()}",
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB",
-        "load before": " ".join(f"{load:.2f}" for load in os.getloadavg()),
+        "load before": load(),
         "system": platform.platform(),
         "compiler": _core.compiler,
         "ISA": _core.isa(),
@@ -30,6 +30,11 @@ def header(threads: int) -> dict[str, str]:
         "roofstep": roofstep.__version__,
         **{name: version(name) for name in LIBRARIES},
     }
+
+
+def load() -> str:
+    """Processes that ran or waited, the averages of 1, 5 and 15 minutes."""
+    return " ".join(f"{average:.2f}" for average in os.getloadavg())
 
 
 def version(library: str) -> str:

@@ -29,7 +29,7 @@ SIZES = [
 ]
 COUNTS = [1, 10, 100, 1000, 10_000]
 TINY = 64  # elements of each tensor where their number is what counts
-SHORT_SIZES, SHORT_COUNTS = [4096], [100]
+SHORT_SIZES, SHORT_COUNTS, SHORT_LIBRARIES = [4096], [100], ("numpy", "torch")
 OPTIMIZERS = ("SGD", "AdamW")
 # Nanoseconds of roofstep's step for each of 1000 tensors, by the kind of array.
 PER_TENSOR = {"NumPy": 60, "torch": 300}
@@ -37,6 +37,9 @@ PER_TENSOR = {"NumPy": 60, "torch": 300}
 
 def plan(options: Options) -> list[Item]:
     """Every size and every number of tensors, for each library that is asked for."""
+    chosen = versus.libraries(options)
+    if options.short and not options.peers:
+        chosen = [name for name in chosen if name in SHORT_LIBRARIES]
     optimizers = [name for name in OPTIMIZERS if name in versus.asked(options)]
     one = [(1, size) for size in (SHORT_SIZES if options.short else SIZES)]
     many = [(count, TINY) for count in (SHORT_COUNTS if options.short else COUNTS)]
@@ -51,7 +54,7 @@ def plan(options: Options) -> list[Item]:
                 "elements": elements,
             },
         )
-        for library in versus.libraries(options)
+        for library in chosen
         for tensors, elements in one + many
         for optimizer in optimizers
         for clipped in ((False,) if options.short else (False, True))
