@@ -1,10 +1,10 @@
 """A step after a pause, and beside a busy neighbour: what it costs that threads sleep or wait.
 
 One tensor of AdamW, with one thread, with two, with the default number, and by torch's fused
-kernel where torch is in the process; each on arrays of its own. They take turns, and each has a
-pause of the same kind directly before its step. The default is held to the better of one and two
-threads after the same pause. Beside medians stand the 95th percentile and the maximum: a thread
-that is woken late is late now and then.
+kernel where torch is in the process (there all are tensors of torch); each on its own arrays. They
+take turns, and each has a pause of the same kind directly before its step. The default is held to
+the better of one and two threads after the same pause. Beside medians stand the 95th percentile and
+the maximum: a thread that is woken late is late now and then.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -61,12 +61,15 @@ def plan(options: Options) -> list[Item]:
 def measure(options: Options, item: Item) -> Iterable[Row]:
     """Rounds in which every work waits and steps once."""
     kind, size, pause = (item.arguments[key] for key in ("kind", "size", "pause"))
-    works = {name: own(size, threads) for name, threads in OWN.items()}
+    make: Callable[[int], Any] = parameter
     if item.part == "torch":
         if importlib.util.find_spec("torch") is None:
             yield {"item": item.name, "note": f"{kind}: not measured, torch is not installed"}
             return
-        works["torch fused"] = of_torch(size)
+        make = torch_parameter
+    works = {name: own(make(size), threads) for name, threads in OWN.items()}
+    if item.part == "torch":
+        works["torch fused"] = of_torch(make(size))
     for _ in range(2):
         for work in works.values():
             work()
@@ -92,9 +95,18 @@ def spread(name: str, above: list[float], below: list[float]) -> Row:
     return {name: middle, f"{name}, low": low, f"{name}, high": high}
 
 
-def own(size: int, threads: int | None) -> Work:
+def torch_parameter(size: int) -> Any:
+    """One of torch, with a gradient."""
+    import torch
+
+    weights = torch.nn.Parameter(torch.randn(size))
+    weights.grad = torch.randn(size)
+    return weights
+
+
+def own(weights: Any, threads: int | None) -> Work:
     """A step of roofstep with so many threads; None is the default."""
-    optimizer = roofstep.AdamW(parameters=[parameter(size)])
+    optimizer = roofstep.AdamW(parameters=[weights])
 
     def step() -> None:
         roofstep.set_num_threads(threads)
@@ -103,12 +115,10 @@ def own(size: int, threads: int | None) -> Work:
     return step
 
 
-def of_torch(size: int) -> Work:
+def of_torch(weights: Any) -> Work:
     """A step of torch's fused kernel."""
     import torch
 
-    weights = torch.nn.Parameter(torch.randn(size))
-    weights.grad = torch.randn(size)
     step: Work = torch.optim.AdamW([weights], fused=True).step
     return step
 

@@ -1,14 +1,17 @@
 """In a real loop: forward, backward and step of networks of torch.
 
-Blocks of iterations with torch's fused AdamW, its foreach AdamW, roofstep's AdamW, and no step at
-all take turns in one process, on one network: the four move the same parameters and see the same
-gradients, and only their states are their own. Forward and backward are timed apart from the step.
+Blocks of iterations with torch's fused AdamW, its foreach AdamW, roofstep's AdamW, and none of them
+take turns in one process, on one network: they move the same parameters and see the same gradients,
+and only their states are their own. Forward and backward are timed apart from the step. In the
+place of a step there is also a streaming loop over other memory, as much as AdamW's: any step
+drives the framework's arrays out of the caches, and this shows by how much no step could do better.
 A block's figure is the median of its iterations without the first, which find the caches as the
 block before left them; a ratio is that of two blocks of one round.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import statistics
 import time
@@ -18,6 +21,7 @@ from typing import Any
 import roofstep
 from bench.case import Bar, Item, Options, Row
 from roofstep.timing import Work, quartiles
+from roofstep.traffic import CASES, Roof
 
 MOST = 1.02
 NETWORKS = ("perceptron", "transformer")
@@ -25,7 +29,8 @@ ITERATIONS, FIRST = 15, 3  # of a block; those that do not count
 BUDGET = 30  # seconds for a network, for each second that is given to a comparison
 LEAST, MOST_ROUNDS = 2, 201
 
-OWN, FUSED, FOREACH, NONE = "roofstep", "torch fused", "torch foreach", "no step"
+OWN, FUSED, FOREACH = "roofstep", "torch fused", "torch foreach"
+NONE, STREAM = "no step", "streaming loop"
 LEARNING_RATE = 1e-4
 Block = tuple[float, float]  # seconds of forward and backward, and of the step
 
@@ -41,7 +46,7 @@ def plan(options: Options) -> list[Item]:
 
 
 def measure(options: Options, item: Item) -> Iterable[Row]:
-    """A row for each optimizer, and one for none."""
+    """A row for each optimizer, for the streaming loop, and for nothing."""
     if importlib.util.find_spec("torch") is None:
         yield {"item": item.name, "note": "loops: not measured, torch is not installed"}
         return
@@ -52,11 +57,14 @@ def measure(options: Options, item: Item) -> Iterable[Row]:
     torch.manual_seed(0)
     model, loss = getattr(networks, item.arguments["network"])()
     parameters = list(model.parameters())
+    size = sum(parameter.numel() for parameter in parameters)
+    roof = Roof(size, [CASES["AdamW"]])
     steps: dict[str, Work] = {
         NONE: lambda: None,
+        STREAM: functools.partial(roof.stream, CASES["AdamW"].passes),
         FUSED: torch.optim.AdamW(parameters, LEARNING_RATE, fused=True).step,
         FOREACH: torch.optim.AdamW(parameters, LEARNING_RATE, foreach=True).step,
-        OWN: own(parameters),
+        OWN: roofstep.AdamW(LEARNING_RATE, parameters=parameters).step,
     }
 
     def block(step: Work) -> Block:
@@ -78,27 +86,13 @@ def measure(options: Options, item: Item) -> Iterable[Row]:
         block(steps[name])
     end = time.perf_counter() + BUDGET * options.seconds
     while len(rounds) < LEAST or (time.perf_counter() < end and len(rounds) < MOST_ROUNDS):
-        order = [*names[len(rounds) % 4 :], *names[: len(rounds) % 4]]
+        first = len(rounds) % len(names)
+        order = [*names[first:], *names[:first]]
         rounds.append({name: block(steps[name]) for name in order})
 
-    size = sum(parameter.numel() for parameter in parameters)
     about = {"network": item.name, "parameters": size, "tensors": len(parameters)}
     for name in names:
         yield about | row_of(name, rounds)
-
-
-def own(parameters: list[Any]) -> Work:
-    """A step of roofstep, by views until it takes tensors of torch."""
-    views = [roofstep.Parameter(parameter.detach().numpy()) for parameter in parameters]
-    optimizer = roofstep.AdamW(LEARNING_RATE, parameters=views)
-
-    def step() -> None:
-        for view, parameter in zip(views, parameters, strict=True):
-            view.grad = parameter.grad.numpy()
-        optimizer.step()
-        optimizer.clear_grad()
-
-    return step
 
 
 def row_of(name: str, rounds: list[dict[str, Block]]) -> Row:
@@ -133,10 +127,13 @@ def bars(rows: list[Row]) -> Iterable[Bar]:
         if step != OWN:
             continue
         beside_none = "forward + backward / with no step"
-        of_torch = by_name[network, FUSED][beside_none]
+        others = ", ".join(
+            f"with {name} it is {by_name[network, name][beside_none]:.3f}"
+            for name in (FUSED, STREAM)
+        )
         for title, remark in (
             ("forward + backward / with torch's fused", ""),
-            (beside_none, f"with torch's fused step it is {of_torch:.3f}"),
+            (beside_none, others),
         ):
             yield Bar(
                 f"{network}, roofstep's step: {title}",

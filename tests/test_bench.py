@@ -134,6 +134,7 @@ def test_the_pause_is_held_to_the_worst_size() -> None:
 def test_loops_compare_blocks_of_one_round() -> None:
     """Forward and backward beside torch's step and beside none, steps beside roofstep's."""
     quiet = {loops.NONE: (1.0, 0.0), loops.FUSED: (1.1, 0.4), loops.OWN: (1.1, 0.2)}
+    quiet[loops.STREAM] = (1.05, 0.1)
     loud = {name: (3 * a, 3 * b) for name, (a, b) in quiet.items()}
     rounds = [quiet, loud, quiet]
     rows = [{"network": "n"} | loops.row_of(name, rounds) for name in quiet]
@@ -144,6 +145,7 @@ def test_loops_compare_blocks_of_one_round() -> None:
     assert beside_torch.met is True
     assert beside_none.measured == pytest.approx(1.1)
     assert beside_none.met is False
+    assert beside_none.remark == "with torch fused it is 1.100, with streaming loop it is 1.050"
 
 
 @pytest.mark.skipif(not memory.CLEAR.exists(), reason="only Linux tells the peak")
