@@ -1,17 +1,12 @@
-// Reads NumPy arrays through NumPy's C API and tensors through DLPack, and words every refusal.
+// What is asked of the arrays of a step, and how they lie to each other in memory.
 #include "arrays.hpp"
 
-#define NPY_NO_DEPRECATED_API NPY_2_0_API_VERSION
-#include <numpy/arrayobject.h>
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
-#include <cstdint>
 #include <cstdlib>
 #include <numeric>
-#include <type_traits>
-
-#include "dlpack.hpp"
+#include <vector>
 
 namespace py = pybind11;
 
@@ -19,18 +14,10 @@ namespace roofstep {
 
 namespace {
 
-std::string text_of(py::handle object) { return py::str(object).cast<std::string>(); }
-
-[[noreturn]] void refuse(const Subject& subject, const std::string& expected,
-                         const std::string& came, const std::string& remedy) {
-  throw py::value_error(subject.text() + ": expected " + expected + ", got " + came + "; " +
-                        remedy);
-}
-
 std::string tuple_text(const Py_ssize_t* values, int count) {
   py::tuple tuple(count);
   for (int i = 0; i < count; ++i) tuple[i] = values[i];
-  return text_of(tuple);
+  return py::str(tuple).cast<std::string>();
 }
 
 // The dimensions that matter, those of more than one element, outermost in memory first.
@@ -74,259 +61,19 @@ std::string text_of(const Array& array) {
 
 const char* name_of(Dtype dtype) { return dtype == Dtype::f32 ? "float32" : "float64"; }
 
-std::string Subject::text() const { return prefix + text_of(py::repr(name)); }
+std::string Subject::text() const { return prefix + py::repr(name).cast<std::string>(); }
 
-void import_numpy() {
-  if (_import_array() < 0) throw py::error_already_set();
+void refuse(const Subject& subject, const std::string& expected, const std::string& came,
+            const std::string& remedy) {
+  throw py::value_error(subject.text() + ": expected " + expected + ", got " + came + "; " +
+                        remedy);
 }
-
-namespace {
-
-Array view_ndarray(PyObject* object, const Subject& subject) {
-  PyArrayObject* array = reinterpret_cast<PyArrayObject*>(object);
-  const int type = PyArray_TYPE(array);
-  if (type != NPY_FLOAT && type != NPY_DOUBLE) {
-    refuse(subject, "dtype float32 or float64",
-           text_of(py::handle(reinterpret_cast<PyObject*>(PyArray_DESCR(array)))),
-           "convert it with array.astype('float32')");
-  }
-  if (PyArray_ISBYTESWAPPED(array)) {
-    refuse(subject, "native byte order",
-           "byte-swapped " + text_of(py::repr(reinterpret_cast<PyObject*>(PyArray_DESCR(array)))),
-           "convert it with array.astype(array.dtype.newbyteorder('='))");
-  }
-  if (!PyArray_ISALIGNED(array)) {
-    refuse(subject, "aligned memory", "a misaligned array", "copy it with array.copy()");
-  }
-  Array view{object,
-             PyArray_BYTES(array),
-             type == NPY_FLOAT ? Dtype::f32 : Dtype::f64,
-             PyArray_NDIM(array),
-             PyArray_SHAPE(array),
-             PyArray_STRIDES(array),
-             1,
-             1,
-             static_cast<bool>(PyArray_IS_C_CONTIGUOUS(array)),
-             static_cast<bool>(PyArray_ISWRITEABLE(array))};
-  for (int d = 0; d < view.ndim; ++d) view.size *= static_cast<std::size_t>(view.shape[d]);
-  return view;
-}
-
-// What a library answers that has an attribute or a method of this name; false if it has none.
-bool says(py::handle object, const char* name) {
-  py::object answer = py::getattr(object, name, py::none());
-  if (PyCallable_Check(answer.ptr())) answer = answer();
-  return py::bool_(answer);
-}
-
-[[noreturn]] void refuse_kind(py::handle tensor, const Subject& subject, const char* other) {
-  std::string came = other, remedy = "pass a dense one that has memory of its own";
-  if (says(tensor, "is_meta")) {
-    came = "one on the meta device";
-    remedy = "give it memory first, as model.to_empty(device='cpu') does";
-  } else if (text_of(py::getattr(tensor, "layout", py::none())).find("sparse") !=
-                 std::string::npos ||
-             says(tensor, "is_sparse") || says(tensor, "is_selected_rows")) {
-    came = "a sparse tensor";
-    remedy = "pass tensor.to_dense(), or make the layer with sparse=False";
-  }
-  refuse(subject, "a dense tensor in the memory of the CPU", came, remedy);
-}
-
-// In place of the library's own error, which becomes the cause of this one.
-[[noreturn]] void refuse_unshown(py::error_already_set& error, py::handle tensor,
-                                 const Subject& subject) {
-  if (!error.matches(PyExc_Exception) || error.matches(PyExc_MemoryError)) throw error;
-  const std::string reason = text_of(error.value());
-  const std::string line = reason.substr(0, reason.find('\n'));
-  try {
-    refuse_kind(tensor, subject, ("one that its library does not show: " + line).c_str());
-  } catch (const py::value_error& refusal) {
-    py::raise_from(error, PyExc_ValueError, refusal.what());
-    throw py::error_already_set();
-  }
-}
-
-// Calls a method that answers True or False.
-bool ask(PyObject* method, PyObject* object) {
-  const auto answer = py::reinterpret_steal<py::object>(PyObject_CallOneArg(method, object));
-  if (!answer) throw py::error_already_set();
-  return answer.is(py::handle(Py_True));
-}
-
-// A lazily negated tensor looks like any other. Without private functions of its library it is a
-// view of the imaginary parts of complex numbers: only where no stride is 1 is there need to ask.
-void require_literal(const Array& array, PyObject* is_neg, const Subject& subject) {
-  if (array.size > 1) {
-    for (int d = 0; d < array.ndim; ++d) {
-      if (array.shape[d] != 1 && array.stride(d) == static_cast<Py_ssize_t>(array.item_size()))
-        return;
-    }
-  }
-  if (ask(is_neg, array.object)) {
-    refuse(subject, "a tensor whose memory holds its values", "a lazily negated view",
-           "pass tensor.resolve_neg()");
-  }
-}
-
-Array view_tensor(const dlpack::Library& library, PyObject* object, const Subject& subject) {
-  if (library.is_dense && !ask(library.is_dense, object)) refuse_kind(object, subject, "another");
-  dlpack::Tensor tensor;
-  if (library.table->show(object, &tensor) != 0) {
-    py::error_already_set error;
-    refuse_unshown(error, object, subject);
-  }
-  if (tensor.device.type != dlpack::cpu) {
-    refuse(subject, "a tensor in the memory of the CPU",
-           "one on " + text_of(py::getattr(object, "device", py::str("another device"))),
-           "move it there with tensor.cpu(), or its model with model.to('cpu')");
-  }
-  const auto [code, bits, lanes] = tensor.element;
-  if (code != dlpack::floating_point || (bits != 32 && bits != 64) || lanes != 1) {
-    refuse(subject, "dtype float32 or float64",
-           text_of(py::getattr(object, "dtype", py::str("another"))),
-           "convert the tensor, or its model, with .float()");
-  }
-  static_assert(sizeof(Py_ssize_t) == sizeof(std::int64_t));
-  Array view{object,
-             static_cast<char*>(tensor.data) + tensor.byte_offset,
-             bits == 32 ? Dtype::f32 : Dtype::f64,
-             tensor.ndim,
-             reinterpret_cast<const Py_ssize_t*>(tensor.shape),
-             reinterpret_cast<const Py_ssize_t*>(tensor.strides),
-             bits / 8,
-             1,
-             true,
-             true};
-  for (int d = view.ndim; d-- > 0;) {
-    const bool continues = !view.strides || view.shape[d] == 1 ||
-                           view.strides[d] == static_cast<Py_ssize_t>(view.size);
-    view.c_contiguous = view.c_contiguous && continues;
-    view.size *= static_cast<std::size_t>(view.shape[d]);
-  }
-  view.c_contiguous = view.c_contiguous || view.size == 0;
-  if (view.size && !tensor.data) {
-    refuse(subject, "a tensor with memory", "one whose memory is not there",
-           "pass a copy that was made while it was, or fill it anew");
-  }
-  if (reinterpret_cast<std::uintptr_t>(view.data) % view.item_size()) {
-    refuse(subject, "aligned memory", "a misaligned tensor", "copy it with tensor.clone()");
-  }
-  if (library.is_neg && view.size && !(view.c_contiguous && view.size > 1)) {
-    require_literal(view, library.is_neg, subject);
-  }
-  return view;
-}
-
-dlpack::Library library_of(PyObject* object) {
-  return dlpack::library_of(Py_TYPE(object), &PyArray_Type);
-}
-
-// Throws if the object, which is no tensor, is no array either.
-void require_ndarray(PyObject* object, const Subject& subject) {
-  if (PyArray_IsScalar(object, Generic)) {
-    throw py::type_error(subject.text() + ": expected a NumPy array, got a NumPy scalar; " +
-                         "keep it an array of no dimensions with numpy.asarray(value)");
-  }
-  if (!PyArray_Check(object)) {
-    throw py::type_error(subject.text() +
-                         ": expected a NumPy array or a torch or Paddle tensor of float32 or "
-                         "float64, got " +
-                         text_of(py::type::of(object).attr("__name__")) +
-                         "; make an array with numpy.asarray(value, dtype='float32')");
-  }
-  if (py::hasattr(object, "mask")) {
-    throw py::type_error(subject.text() +
-                         ": expected an array without a mask, which a step would not see, got a "
-                         "masked array; pass array.filled(0), or its array.data");
-  }
-}
-
-}  // namespace
-
-bool is_tensor(PyObject* object) { return library_of(object).table != nullptr; }
-
-Array view(PyObject* object, const Subject& subject) {
-  if (!PyArray_CheckExact(object)) {
-    const dlpack::Library library = library_of(object);
-    if (library.table) return view_tensor(library, object, subject);
-    require_ndarray(object, subject);
-  }
-  return view_ndarray(object, subject);
-}
-
-Form form_of(const Array& param, const Array& grad) {
-  Form form;
-  const bool arrays = PyArray_CheckExact(param.object) && PyArray_CheckExact(grad.object);
-  if (!arrays || !param.c_contiguous || param.ndim > Form::most_dimensions) return form;
-  form.descr = PyArray_DESCR(reinterpret_cast<PyArrayObject*>(param.object));
-  form.size = param.size;
-  form.bytes = param.bytes();
-  form.ndim = param.ndim;
-  std::copy(param.shape, param.shape + param.ndim, form.shape);
-  return form;
-}
-
-bool fits(const Form& form, PyObject* param, PyObject* grad) {
-  if (!PyArray_CheckExact(param) || !PyArray_CheckExact(grad)) return false;
-  constexpr int flags = NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED | NPY_ARRAY_WRITEABLE;
-  for (PyObject* const object : {param, grad}) {
-    PyArrayObject* const array = reinterpret_cast<PyArrayObject*>(object);
-    if (PyArray_DESCR(array) != form.descr || PyArray_NDIM(array) != form.ndim ||
-        !PyArray_CHKFLAGS(array, flags)) {
-      return false;
-    }
-    for (int d = 0; d < form.ndim; ++d) {
-      if (PyArray_DIMS(array)[d] != form.shape[d]) return false;
-    }
-  }
-  return true;
-}
-
-void* elements_of(PyObject* array) { return PyArray_DATA(reinterpret_cast<PyArrayObject*>(array)); }
 
 bool same_tensor(PyObject* a, PyObject* b, const Subject& subject) {
   if (Py_TYPE(a) != Py_TYPE(b) || !is_tensor(a)) return false;
   const Array x = view(a, subject), y = view(b, subject);
   return x.data == y.data && x.dtype == y.dtype && x.ndim == y.ndim &&
          std::equal(x.shape, x.shape + x.ndim, y.shape) && same_layout(x, y);
-}
-
-py::object as_numpy(PyObject* object, const Subject& subject) {
-  view(object, subject);
-  if (!is_tensor(object)) return py::reinterpret_borrow<py::object>(object);
-  // Of a tensor of its own, since torch gives the same one other memory at `p.data = q`; and
-  // shared, since Paddle frees the memory of a gradient at `p.grad = None`, whoever else holds it.
-  py::object owner = py::reinterpret_borrow<py::object>(object);
-  if (py::hasattr(owner, "detach")) owner = owner.attr("detach")();
-  const Array array = view(owner.ptr(), subject);
-  dlpack::Shared* shared;
-  if (library_of(owner.ptr()).table->share(owner.ptr(), &shared) != 0) {
-    py::error_already_set error;
-    refuse_unshown(error, owner, subject);
-  }
-  py::capsule memory(shared, [](void* pointer) {
-    const auto owned = static_cast<dlpack::Shared*>(pointer);
-    if (owned->release) owned->release(owned);
-  });
-  std::vector<npy_intp> strides;
-  for (int d = 0; d < array.ndim; ++d) strides.push_back(array.stride(d));
-  static char nothing[sizeof(double)];
-  PyObject* const made =
-      PyArray_New(&PyArray_Type, array.ndim, const_cast<npy_intp*>(array.shape),
-                  array.dtype == Dtype::f32 ? NPY_FLOAT : NPY_DOUBLE, strides.data(),
-                  array.size ? array.data : nothing, 0,
-                  shared->flags & dlpack::read_only ? 0 : NPY_ARRAY_WRITEABLE, nullptr);
-  if (!made) throw py::error_already_set();
-  const py::object result = py::reinterpret_steal<py::object>(made);
-  if (PyArray_SetBaseObject(reinterpret_cast<PyArrayObject*>(made), memory.release().ptr()) != 0) {
-    throw py::error_already_set();
-  }
-  return result;
-}
-
-const char* copy_of(PyObject* object) {
-  return is_tensor(object) ? "tensor.clone()" : "array.copy()";
 }
 
 Array view_parameter(PyObject* object, const Subject& subject) {
@@ -397,19 +144,6 @@ void require_clearable(const Array& array, const Subject& subject) {
     reach += std::abs(array.stride(d)) * (array.shape[d] - 1);
   }
 }
-
-template <class T>
-T* view_row(PyObject* object, std::size_t size) {
-  constexpr int type = std::is_same_v<T, double> ? NPY_DOUBLE : NPY_INT64;
-  PyArrayObject* array = reinterpret_cast<PyArrayObject*>(object);
-  if (!PyArray_Check(object) || PyArray_TYPE(array) != type || !PyArray_ISCARRAY(array) ||
-      static_cast<std::size_t>(PyArray_SIZE(array)) != size) {
-    throw py::type_error("what is kept for each entry is an array with one number for each");
-  }
-  return static_cast<T*>(PyArray_DATA(array));
-}
-template std::int64_t* view_row<std::int64_t>(PyObject*, std::size_t);
-template double* view_row<double>(PyObject*, std::size_t);
 
 std::optional<Layout> layout_in_order_of(const Array& array, const Array& param) {
   if (array.size == 0 || same_layout(array, param)) return std::nullopt;

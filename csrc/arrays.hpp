@@ -46,6 +46,10 @@ inline constexpr const char* state_role = "a state of parameter ";
 
 const char* name_of(Dtype dtype);
 
+// Throws ValueError: "{subject}: expected {expected}, got {came}; {remedy}".
+[[noreturn]] void refuse(const Subject& subject, const std::string& expected,
+                         const std::string& came, const std::string& remedy);
+
 // Imports the NumPy C API; throws with the Python error set.
 void import_numpy();
 
