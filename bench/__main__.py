@@ -80,6 +80,8 @@ def main(arguments: list[str] | None = None) -> int:
         name: [one for one in case_of(name).plan(options) if fnmatchcase(one.name, args.items)]
         for name in args.only
     }
+    if not any(plans.values()):
+        raise SystemExit("nothing to measure: no item of these cases is named like this")
     rows: dict[str, list[Row]] = {name: [] for name in plans}
     try:
         for name, items in plans.items():

@@ -102,7 +102,7 @@ def plot(rows: list[Row], directory: Path) -> list[str]:
             axes.fill_between(sizes, low, high, alpha=0.2)
     axes.axhline(1.0, color="black", linewidth=0.8)
     axes.set(xscale="log", xlabel="elements", ylabel="GB/s of a step / GB/s of the loop")
-    axes.set(title="Share of the streaming loop of the same traffic")
+    axes.set(title="Share of the streaming loop of the same traffic", ylim=(0, 1.5))
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(directory / "share-of-the-roof.png")

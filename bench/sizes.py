@@ -142,6 +142,8 @@ def plot(rows: list[Row], directory: Path) -> list[str]:
             1e3,
         ),
     ):
+        if not chosen:
+            continue
         figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
         axes = figure.subplots()
         lines: dict[str, dict[int, float]] = {}

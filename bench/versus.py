@@ -76,6 +76,9 @@ def check(library: str, variant: str, optimizer: str, clipped: bool) -> str:
     return SAME
 
 
+_checked = functools.cache(check)  # once in a process, whatever is stepped
+
+
 def excuse(library: str, variant: str, optimizer: str, tensors: int) -> str | None:
     """Why this cannot be compared."""
     module = peers.library(library)
@@ -106,7 +109,7 @@ def compared(
         if note := excuse(library, variant, optimizer, len(shapes)):
             yield {"note": note}
             continue
-        formula = check(library, variant, optimizer, clipped)
+        formula = _checked(library, variant, optimizer, clipped)
         found = _compare(library, shapes, variant, optimizer, clipped, seconds, least)
         yield {
             "arrays": module.ARRAYS,

@@ -53,11 +53,13 @@ def test_numpy_and_roofstep_agree(optimizer: str, clipped: bool) -> None:
 def test_a_peer_with_other_results_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = {**in_numpy.RULES, "SGD": (0, lambda g, *_: np.float32(1.01) * g)}
     monkeypatch.setattr(in_numpy, "RULES", wrong)
+    versus._checked.cache_clear()
     with pytest.raises(AssertionError, match="NumPy and roofstep differ by"):
         next(versus.compared("numpy", [(3,)], "SGD", False, 0.001, 1))
     monkeypatch.setattr(in_numpy, "DIFFERS", {"SGD": "another rate"})
     row = next(versus.compared("numpy", [(3,)], "SGD", False, 0.001, 1))
     assert row["formula"] == "another rate"
+    versus._checked.cache_clear()
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +138,9 @@ def test_sizes_are_held_to_their_lower_quartiles() -> None:
     assert [bar.met for bar in sizes.bars(rows[:1])] == [True, True]
 
 
-@pytest.mark.parametrize("option", ["--peers", "--optimizers", "--models", "--only", "--seconds"])
+@pytest.mark.parametrize(
+    "option", ["--peers", "--optimizers", "--models", "--only", "--items", "--seconds"]
+)
 def test_the_command_line_refuses_what_it_does_not_know(option: str, tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as caught:
         bench.main(

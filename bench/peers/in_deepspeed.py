@@ -11,7 +11,7 @@ REQUIRES = ("torch", "deepspeed")
 INSTALL = "deepspeed (after torch; with ninja and g++, its kernels are compiled when first used)"
 ARRAYS = "torch"
 VARIANTS = {"DeepSpeed": ("Adam", "AdamW", "Adagrad", "Lion")}
-DIFFERS: dict[str, str] = {}
+DIFFERS = {"Adagrad": "leaves its update in the last gradients of each tensor"}
 
 
 class Tensors(in_torch.Tensors):
