@@ -60,9 +60,10 @@ class Entries::Held {
 
 Entries::Entries(py::tuple rows, const std::vector<std::size_t>& counted) : held_(std::move(rows)) {
   rows_.reserve(held_.size());
+  particulars_.resize(held_.size());
   tensors_.reserve(held_.size());
   for (const py::handle row : held_) read(row.ptr());
-  for (const std::size_t i : counted) rows_.at(i).counted = true;
+  for (const std::size_t i : counted) particulars_.at(i).counted = true;
   states_.join();
 }
 
@@ -74,7 +75,7 @@ void Entries::read(PyObject* tuple) {
   }
   Row& row = rows_.emplace_back();
   Tensor& tensor = tensors_.emplace_back();
-  row.name = PyTuple_GET_ITEM(tuple, 0);
+  particulars_[rows_.size() - 1].name = PyTuple_GET_ITEM(tuple, 0);
   row.parameter = PyTuple_GET_ITEM(tuple, 1);
   PyObject* const settings = PyTuple_GET_ITEM(tuple, 2);
   PyObject* const norm = PyTuple_GET_ITEM(tuple, 3);
@@ -99,10 +100,13 @@ void Entries::read(PyObject* tuple) {
   if (settings == Py_None) return;
   row.settings = tensor.settings = py::handle(settings).cast<const Settings*>();
   row.rule = &kernels().rules[row.settings->rule];
-  read_states(PyTuple_GET_ITEM(tuple, 4), row, tensor);
+  read_states(PyTuple_GET_ITEM(tuple, 4), rows_.size() - 1);
 }
 
-void Entries::read_states(PyObject* states, Row& row, Tensor& tensor) {
+void Entries::read_states(PyObject* states, std::size_t i) {
+  Row& row = rows_[i];
+  Particulars& own = particulars_[i];
+  Tensor& tensor = tensors_[i];
   const int count = row.rule->state_count + row.settings->average_decay.has_value();
   row.lacks_states = count && states == Py_None;
   if (!count || row.lacks_states) return;
@@ -110,22 +114,23 @@ void Entries::read_states(PyObject* states, Row& row, Tensor& tensor) {
     throw py::type_error(std::string("rule ") + row.rule->name + " takes a tuple of " +
                          std::to_string(count) + " states");
   }
-  row.slots = ring_size(*row.settings);
+  const int slots = ring_size(*row.settings);
+  row.has_ring = slots > 0;
   for (int s = 0; s < count; ++s) {
-    Array state = view_parameter(PyTuple_GET_ITEM(states, s), {state_role, row.name});
+    Array state = view_parameter(PyTuple_GET_ITEM(states, s), {state_role, own.name});
     states_.add(state);
-    if (row.slots && s == row.rule->state_count - 1) {
-      if (state.ndim == 0 || state.shape[0] != row.slots) {
+    if (row.has_ring && s == row.rule->state_count - 1) {
+      if (state.ndim == 0 || state.shape[0] != slots) {
         throw py::type_error(std::string("rule ") + row.rule->name + " takes a last state of " +
-                             std::to_string(row.slots) + " slots");
+                             std::to_string(slots) + " slots");
       }
-      row.ring = state;
+      own.ring = state;
       state = slot_of(state, 0);
     }
-    if (row.like.object) {
-      match_states(state, row.like, {state_role, row.name});
+    if (own.like.object) {
+      match_states(state, own.like, {state_role, own.name});
     } else {
-      row.like = state;
+      own.like = state;
     }
     (s < row.rule->state_count ? tensor.states[s] : tensor.average) = state.data;
   }
@@ -133,26 +138,28 @@ void Entries::read_states(PyObject* states, Row& row, Tensor& tensor) {
 
 // Everything that a parameter and its gradient are checked for, and what the engine is told of
 // them.
-void Entries::look(Row& row, const Found& found, Tensor& tensor) {
-  const Subject param_subject{parameter_role, row.name};
-  const Subject grad_subject{gradient_role, row.name};
+void Entries::look(std::size_t i, const Found& found) {
+  const Particulars& own = particulars_[i];
+  Tensor& tensor = tensors_[i];
+  const Subject param_subject{parameter_role, own.name};
+  const Subject grad_subject{gradient_role, own.name};
   const Array param = view_parameter(found.param, param_subject);
   const Array grad = view(found.grad, grad_subject);
   match(grad, param, grad_subject);
   if (found.clears_own) require_clearable(grad, grad_subject);
-  if (row.like.object) match_states(param, row.like, param_subject);
+  if (own.like.object) match_states(param, own.like, param_subject);
   extents_.add(param);
   extents_.add(grad);
   tensor.param = param.data;
   set_gradient(tensor, grad, param, layouts_);
-  row.form = form_of(param, grad);
+  rows_[i].form = form_of(param, grad);
 }
 
 void Entries::refuse_overlaps(const Held& held) const {
   std::vector<Span> spans;
   for (std::size_t i = 0; i < held.rows().size(); ++i) {
     const Found& found = held.rows()[i];
-    PyObject* const name = rows_[i].name;
+    PyObject* const name = particulars_[i].name;
     const Array param = view(found.param, {parameter_role, name});
     // What is not stepped is not written, and nothing else may write into it.
     add_span(spans, param, parameter_role, name, found.stepped);
@@ -196,12 +203,13 @@ std::vector<std::size_t> Entries::step(const std::optional<py::tuple>& gradients
     found.grad = gradients ? PyTuple_GET_ITEM(gradients->ptr(), i) : found.own_grad;
     found.stepped = found.grad != Py_None && row.settings;
     if (clear_grad && row.settings && found.own_grad != Py_None) {
-      found.clears_own = found.grad == found.own_grad ||
-                         same_tensor(found.grad, found.own_grad, {gradient_role, row.name});
+      found.clears_own =
+          found.grad == found.own_grad ||
+          same_tensor(found.grad, found.own_grad, {gradient_role, particulars_[i].name});
       found.clears_other = !found.clears_own;
     }
     if (found.clears_other) {
-      const Subject subject{gradient_role, row.name};
+      const Subject subject{gradient_role, particulars_[i].name};
       const Array own = view(found.own_grad, subject);
       require_clearable(own, subject);
       extents_.add(own);
@@ -210,7 +218,7 @@ std::vector<std::size_t> Entries::step(const std::optional<py::tuple>& gradients
     if (!found.stepped) {
       tensor.size = 0;
       tensor.step_count = nullptr;
-      extents_.add(view(found.param, {parameter_role, row.name}));
+      extents_.add(view(found.param, {parameter_role, particulars_[i].name}));
       continue;
     }
     if (row.lacks_states) missing.push_back(i);
@@ -223,12 +231,13 @@ std::vector<std::size_t> Entries::step(const std::optional<py::tuple>& gradients
       extents_.add(tensor.param, row.form.bytes);
       extents_.add(tensor.grad, row.form.bytes);
     } else {
-      look(row, found, tensor);
+      look(i, found);
     }
     Step now{step_counts[i] + 1, row.settings->hyper.learning_rate, 1};
-    if (row.slots) {
-      const std::size_t slot = static_cast<std::size_t>(now.t - 1) % row.slots;
-      tensor.states[row.rule->state_count - 1] = slot_of(row.ring, slot).data;
+    if (row.has_ring) {
+      const Array& ring = particulars_[i].ring;
+      const std::size_t slot = static_cast<std::size_t>((now.t - 1) % ring.shape[0]);
+      tensor.states[row.rule->state_count - 1] = slot_of(ring, slot).data;
     }
     if (row.rule->carried) {
       now.carried = carried_numbers[i];
@@ -237,7 +246,7 @@ std::vector<std::size_t> Entries::step(const std::optional<py::tuple>& gradients
     }
     tensor.clear_grad = found.clears_own;
     tensor.step_count = step_counts + i;
-    tensor.prepared = constants.at(*row.settings, tensor.dtype, now, row.name);
+    tensor.prepared = constants.at(*row.settings, tensor.dtype, now, particulars_[i].name);
   }
   if (!extents_.disjoint()) refuse_overlaps(held);
   if (!missing.empty()) return missing;
@@ -252,7 +261,7 @@ std::vector<std::size_t> Entries::step(const std::optional<py::tuple>& gradients
   for (std::size_t k = 0; k < norms.size(); ++k) norms_[k]->value = norms[k].value;
   for (const py::object& own : cleared_after) own.attr("fill")(0);
   for (std::size_t i = 0; i < rows_.size(); ++i) {
-    if (!rows_[i].counted) continue;
+    if (!particulars_[i].counted) continue;
     const Found& found = held.rows()[i];
     if (found.stepped) written.append(found.param);
     if (found.clears_own || found.clears_other) written.append(found.own_grad);

@@ -37,27 +37,34 @@ class Entries {
                                 bool clear_grad, int threads, pybind11::list written);
 
  private:
+  // What every step looks at, in few lines of the cache: of a thousand small tensors they decide
+  // whether all fits.
   struct Row {
-    PyObject *name, *parameter;
+    PyObject* parameter;
     const Attribute *data, *grad;  // no `data` of a tensor
     const Settings* settings;      // null: passed over
     const Rule* rule;
-    bool counted, lacks_states;
-    int slots;  // of the ring, the rule's last state; 0 if there is none
     Form form;
+    bool lacks_states, has_ring;
+  };
+  // What it looks at now and then.
+  struct Particulars {
+    PyObject* name;
+    bool counted;
     Array like;  // what the parameter must be for its states; no object if it has none
-    Array ring;
+    Array ring;  // the rule's last state, if it has a slot for each of several steps
   };
   struct Found;
   class Held;
 
   void read(PyObject* row);
-  void read_states(PyObject* states, Row& row, Tensor& tensor);
-  void look(Row& row, const Found& found, Tensor& tensor);
+  void read_states(PyObject* states, std::size_t i);
+  void look(std::size_t i, const Found& found);
   void refuse_overlaps(const Held& held) const;
 
   pybind11::tuple held_;
   std::vector<Row> rows_;
+  std::vector<Particulars> particulars_;  // one for each row
   std::vector<Tensor> tensors_;  // one for each row; of what stands in them the states remain
   std::map<PyTypeObject*, std::pair<Attribute, Attribute>> attributes_;  // `data`, `grad`
   std::vector<Norm*> norms_;
