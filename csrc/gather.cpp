@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "dispatch.hpp"
 #include "floating_point.hpp"
@@ -53,6 +54,7 @@ class Entries::Held {
   }
   Found& add() { return rows_.emplace_back(); }
   const std::vector<Found>& rows() const { return rows_; }
+  std::vector<Found>& rows() { return rows_; }
 
  private:
   std::vector<Found> rows_;
@@ -64,6 +66,7 @@ Entries::Entries(py::tuple rows, const std::vector<std::size_t>& counted) : held
   tensors_.reserve(held_.size());
   for (const py::handle row : held_) read(row.ptr());
   for (const std::size_t i : counted) particulars_.at(i).counted = true;
+  counts_any_ = !counted.empty();
   states_.join();
 }
 
@@ -176,9 +179,25 @@ void Entries::refuse_overlaps(const Held& held) const {
   roofstep::refuse_overlaps(spans);
 }
 
-std::vector<std::size_t> Entries::step(const std::optional<py::tuple>& gradients,
-                                       const py::object& counts, const py::object& carried,
-                                       bool clear_grad, int threads, py::list written) {
+py::list Entries::written(Held& held) const {
+  std::vector<PyObject*> found;
+  // The references are handed on: each of these objects is far away in memory.
+  const auto hand_on = [&](PyObject*& object) { found.push_back(std::exchange(object, nullptr)); };
+  for (std::size_t i = 0; i < rows_.size(); ++i) {
+    Found& row = held.rows()[i];
+    if (!particulars_[i].counted) continue;
+    if (row.stepped) hand_on(row.param);
+    if (row.clears_own || row.clears_other) hand_on(row.own_grad);
+  }
+  const py::list list(found.size());
+  for (std::size_t k = 0; k < found.size(); ++k) {
+    PyList_SET_ITEM(list.ptr(), static_cast<Py_ssize_t>(k), found[k]);
+  }
+  return list;
+}
+
+Entries::Done Entries::step(const std::optional<py::tuple>& gradients, const py::object& counts,
+                            const py::object& carried, bool clear_grad, int threads) {
   const DefaultFloatingPoint mode;
   std::int64_t* const step_counts = view_row<std::int64_t>(counts.ptr(), rows_.size());
   double* const carried_numbers = view_row<double>(carried.ptr(), rows_.size());
@@ -249,7 +268,7 @@ std::vector<std::size_t> Entries::step(const std::optional<py::tuple>& gradients
     tensor.prepared = constants.at(*row.settings, tensor.dtype, now, particulars_[i].name);
   }
   if (!extents_.disjoint()) refuse_overlaps(held);
-  if (!missing.empty()) return missing;
+  if (!missing.empty()) return {missing, py::list()};
 
   std::vector<Norm> norms;
   for (const Norm* norm : norms_) norms.push_back({norm->limit});
@@ -260,13 +279,7 @@ std::vector<std::size_t> Entries::step(const std::optional<py::tuple>& gradients
   }
   for (std::size_t k = 0; k < norms.size(); ++k) norms_[k]->value = norms[k].value;
   for (const py::object& own : cleared_after) own.attr("fill")(0);
-  for (std::size_t i = 0; i < rows_.size(); ++i) {
-    if (!particulars_[i].counted) continue;
-    const Found& found = held.rows()[i];
-    if (found.stepped) written.append(found.param);
-    if (found.clears_own || found.clears_other) written.append(found.own_grad);
-  }
-  return missing;
+  return {missing, counts_any_ ? written(held) : py::list()};
 }
 
 }  // namespace roofstep

@@ -6,6 +6,7 @@
 #include <deque>
 #include <map>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "arrays.hpp"
@@ -25,16 +26,15 @@ class Entries {
   // `counted` are the rows of tensors whose library is to be told what has been written.
   Entries(pybind11::tuple rows, const std::vector<std::size_t>& counted);
 
+  // The indices of rows that have a gradient but no states yet, and what has been written of the
+  // counted rows, zeroed gradients included.
+  using Done = std::pair<std::vector<std::size_t>, pybind11::list>;
+
   // Steps every parameter that has a gradient. `gradients` is None, or a tuple that is read in the
   // place of the `grad` attributes, which alone are zeroed by `clear_grad`; `counts` (int64) and
-  // `carried` (float64) have a number for each row. Adds to `written` what has been written of the
-  // counted rows, zeroed gradients included.
-  //
-  // Returns the indices of rows that have a gradient but no states yet, having written nothing
-  // then; empty once the step is done.
-  std::vector<std::size_t> step(const std::optional<pybind11::tuple>& gradients,
-                                const pybind11::object& counts, const pybind11::object& carried,
-                                bool clear_grad, int threads, pybind11::list written);
+  // `carried` (float64) have a number for each row. While states are missing, nothing is written.
+  Done step(const std::optional<pybind11::tuple>& gradients, const pybind11::object& counts,
+            const pybind11::object& carried, bool clear_grad, int threads);
 
  private:
   // What every step looks at, in few lines of the cache: of a thousand small tensors they decide
@@ -61,6 +61,7 @@ class Entries {
   void read_states(PyObject* states, std::size_t i);
   void look(std::size_t i, const Found& found);
   void refuse_overlaps(const Held& held) const;
+  pybind11::list written(Held& held) const;
 
   pybind11::tuple held_;
   std::vector<Row> rows_;
@@ -68,6 +69,7 @@ class Entries {
   std::vector<Tensor> tensors_;  // one for each row; of what stands in them the states remain
   std::map<PyTypeObject*, std::pair<Attribute, Attribute>> attributes_;  // `data`, `grad`
   std::vector<Norm*> norms_;
+  bool counts_any_;
   Extents states_;
   // Filled anew by each step, and kept for their memory.
   std::deque<Layout> layouts_;

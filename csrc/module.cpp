@@ -91,7 +91,7 @@ PYBIND11_MODULE(_core, m) {
   py::class_<Entries>(m, "Entries", "The parameters of an optimizer; see gather.hpp.")
       .def(py::init<py::tuple, const std::vector<std::size_t>&>(), "rows"_a, "counted"_a)
       .def("step", &Entries::step, "gradients"_a, "counts"_a, "carried"_a, "clear_grad"_a,
-           "threads"_a, "written"_a, "Steps every parameter that has a gradient.");
+           "threads"_a, "Steps every parameter that has a gradient.");
 
   m.def(
       "is_tensor", [](py::handle object) { return is_tensor(object.ptr()); }, "object"_a,

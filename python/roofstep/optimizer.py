@@ -268,14 +268,12 @@ class Optimizer:
                         "learning_rate of a group", kind.group["learning_rate"]
                     )
                     kind.settings.learning_rate = learning_rate * factor * kind.multiplier
-                written: list[Any] = []
-                missing = current.entries.step(
+                missing, written = current.entries.step(
                     gradients,
                     self._counts,
                     self._numbers,
                     clear_grad,
                     threads.get_num_threads(),
-                    written,
                 )
                 if not missing:
                     break

@@ -109,7 +109,7 @@ class Space:
                     f"parameter {part.name!r}: expected the array that it had when the step began, "
                     f"got another from the closure; write into it with parameter.data[...] = value"
                 )
-        self._entries.step(None, self._counts, self._numbers, False, 1, [])
+        self._entries.step(None, self._counts, self._numbers, False, 1)
 
     def _collect(self, own: float) -> Evaluation:
         gradient = np.zeros(self.size, self.dtype)
