@@ -67,8 +67,20 @@ const Candidate candidates[] = {{baseline::kernels, always}};
 #endif
 
 namespace {
-const Kernels* selected = nullptr;
+
+// Measured: on a Xeon of the fourth generation this takes 10 % off an update of Adam and 20 % off a
+// norm out of memory, and nothing else up to 4 KB does more; on Zen 4 every distance cost 10-27 %.
+std::size_t best_fetch_ahead() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_is("intel") && has_avx512()) return 40 * 64;
+#endif
+  return 0;
 }
+
+const Kernels* selected = nullptr;
+std::size_t selected_fetch_ahead = best_fetch_ahead();
+
+}  // namespace
 
 std::vector<std::string> available_isas() {
   std::vector<std::string> names;
@@ -91,5 +103,8 @@ void select_isa(const std::string& name) {
 }
 
 const Kernels& kernels() { return *selected; }
+
+std::size_t fetch_ahead() { return selected_fetch_ahead; }
+void set_fetch_ahead(std::size_t bytes) { selected_fetch_ahead = bytes; }
 
 }  // namespace roofstep

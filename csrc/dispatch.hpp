@@ -1,6 +1,7 @@
 // Which table of kernels this process runs.
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <vector>
 
@@ -16,5 +17,10 @@ std::vector<std::string> available_isas();
 void select_isa(const std::string& name);
 
 const Kernels& kernels();
+
+// How many bytes ahead the loops ask the memory for what they will read, on CPUs that gain by it; 0
+// where the hardware does better alone. No bit of a result depends on it.
+std::size_t fetch_ahead();
+void set_fetch_ahead(std::size_t bytes);
 
 }  // namespace roofstep

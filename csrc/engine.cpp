@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "dispatch.hpp"
 #include "floating_point.hpp"
 #include "threads.hpp"
 
@@ -159,6 +160,7 @@ Run run_of(const Tensor& tensor, Factors factors, std::size_t begin, std::size_t
   run.clip_max = tensor.settings->clip_max;
   run.trust = factors.trust;
   run.measured = nullptr;
+  run.fetch_ahead = fetch_ahead();
   return run;
 }
 
@@ -233,7 +235,7 @@ void measure_grad(const Kernels& kernels, const Tensor& tensor, std::size_t begi
   for (; begin < end; begin += stride, ++sums) {
     const std::size_t stop = std::min(begin + stride, end);
     kernels.sum_squares[static_cast<int>(tensor.dtype)](read<Element>(tensor, begin, stop, buffer),
-                                                        stop - begin, sums);
+                                                        stop - begin, fetch_ahead(), sums);
   }
 }
 
@@ -268,8 +270,8 @@ void measure_update(const Kernels& kernels, const Tensor& tensor, double clip, s
     Run run = run_of<Element>(tensor, {clip, 1}, begin, stop, buffer);
     run.measured = out;
     tensor.prepared->measure(*tensor.prepared, run);
-    sum_squares(run.param, run.n, params++);
-    sum_squares(out, run.n, measured++);
+    sum_squares(run.param, run.n, 0, params++);
+    sum_squares(out, run.n, 0, measured++);
   }
 }
 
@@ -342,7 +344,8 @@ float stream(const Kernels& kernels, const std::vector<float*>& updated,
     float *to[most_updated], *from[most_read];
     for (std::size_t i = 0; i < updated.size(); ++i) to[i] = updated[i] + begin;
     for (std::size_t i = 0; i < read.size(); ++i) from[i] = read[i] + begin;
-    const float sum = kernels.stream[updated.size()][read.size()](to, from, end - begin);
+    const float sum =
+        kernels.stream[updated.size()][read.size()](to, from, end - begin, fetch_ahead());
 #ifdef _OPENMP
 #pragma omp atomic
 #endif

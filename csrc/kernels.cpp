@@ -9,6 +9,7 @@ namespace roofstep {
 namespace ROOFSTEP_ISA {
 
 #include "arithmetic.hpp"
+#include "fetch.hpp"
 #include "rules.hpp"
 #include "stream.hpp"
 
@@ -32,35 +33,52 @@ template <class Closure, class T, class... State>
   return rule(g, state...);
 }
 
-// Updates, or only writes down what the trust ratio measures.
+// What the loop multiplies by and compares with, in the dtype of the parameter.
+template <class T>
+struct Factors {
+  T scale, clip_min, clip_max, rate, l1, l2, decay, ratio;
+};
+
+// Updates some adjacent elements, or only writes down what the trust ratio measures.
 // The states are a pack of named pointers and the rule is a copy: over an array of pointers, and
 // over a choice between constants in memory, gcc leaves the loop scalar.
 // An option that is off does no arithmetic: 0 * inf would be NaN.
 template <Trust trust, bool measures, Coupled coupled, bool decoupled, class T, class Closure,
           class... State>
-[[gnu::always_inline]] inline void update(const Closure rule, const Prepared& prepared,
-                                          const Run& run, T* __restrict param,
+[[gnu::always_inline]] inline void update(const Closure rule, const Factors<T> by, std::size_t n,
+                                          [[maybe_unused]] T* __restrict out, T* __restrict param,
                                           const T* __restrict grad, State* __restrict... state) {
-  [[maybe_unused]] T* __restrict out = static_cast<T*>(run.measured);
-  const T scale = T(run.scale), clip_min = T(run.clip_min), clip_max = T(run.clip_max);
-  const T rate = T(trust == Trust::update ? prepared.rate * run.trust : prepared.rate);
-  const T l1 = T(prepared.l1), l2 = T(prepared.l2), decay = T(prepared.decay), ratio = T(run.trust);
-  const std::size_t n = run.n;
 #pragma omp simd
   for (std::size_t i = 0; i < n; ++i) {
     const T p = param[i];
-    T g = clamp(scale * grad[i], clip_min, clip_max);
+    T g = clamp(by.scale * grad[i], by.clip_min, by.clip_max);
     if constexpr (measures && trust == Trust::gradient) out[i] = g;
-    if constexpr (coupled == Coupled::l2) g = g + l2 * p;
-    if constexpr (coupled == Coupled::l1) g = g + l1 * sign(p);
-    if constexpr (trust == Trust::gradient) g = ratio * g;
+    if constexpr (coupled == Coupled::l2) g = g + by.l2 * p;
+    if constexpr (coupled == Coupled::l1) g = g + by.l1 * sign(p);
+    if constexpr (trust == Trust::gradient) g = by.ratio * g;
     if constexpr (measures && trust == Trust::update) {
-      out[i] = move<decoupled>(peek(rule, g, state[i]...), T(1), decay, p);
+      out[i] = move<decoupled>(peek(rule, g, state[i]...), T(1), by.decay, p);
     }
     if constexpr (!measures) {
-      param[i] = p - move<decoupled>(rule(g, state[i]...), rate, decay, p);
+      param[i] = p - move<decoupled>(rule(g, state[i]...), by.rate, by.decay, p);
     }
   }
+}
+
+template <Trust trust, bool measures, Coupled coupled, bool decoupled, class T, class Closure,
+          class... State>
+[[gnu::always_inline]] inline void update_run(const Closure rule, const Prepared& prepared,
+                                              const Run& run, T* param, const T* grad,
+                                              State*... state) {
+  const double rate = trust == Trust::update ? prepared.rate * run.trust : prepared.rate;
+  const Factors<T> by{T(run.scale),   T(run.clip_min), T(run.clip_max),   T(rate),
+                      T(prepared.l1), T(prepared.l2),  T(prepared.decay), T(run.trust)};
+  const auto some = [=](std::size_t i, std::size_t n) __attribute__((always_inline)) {
+    T* const out = measures ? static_cast<T*>(run.measured) + i : nullptr;
+    update<trust, measures, coupled, decoupled>(rule, by, n, out, param + i, grad + i,
+                                                (state + i)...);
+  };
+  by_lines(run.n, run.fetch_ahead, some, param, grad, state...);
 }
 
 template <class R>
@@ -93,7 +111,7 @@ using Closure = decltype(R{}.template at<T>(Step{}));
 template <class R, class T, bool measures, Coupled coupled, bool decoupled, std::size_t... I>
 void loop(const Prepared& prepared, const Run& run) {
   const void* closure = prepared.closure;
-  update<Trusts<R>::kind, measures, coupled, decoupled>(
+  update_run<Trusts<R>::kind, measures, coupled, decoupled>(
       *static_cast<const Closure<R, T>*>(closure), prepared, run, static_cast<T*>(run.param),
       static_cast<const T*>(run.grad), static_cast<T*>(run.states[I])...);
 }
@@ -222,11 +240,14 @@ Sum sum_block(const T* values, std::size_t n, Sum factor) {
 
 // The sums of as many whole blocks as are read side by side.
 template <class T>
-void sum_blocks(const T* values, T* sums) {
+void sum_blocks(const T* values, std::size_t ahead, T* sums) {
+  constexpr std::size_t line = line_size / sizeof(T);
   T lane[side_by_side][lanes] = {};
   for (std::size_t i = 0; i < block_size; i += lanes) {
     for (std::size_t b = 0; b < side_by_side; ++b) {
-      add_squares<T, T>(lane[b], values + b * block_size + i, lanes, 1);
+      const T* const some = values + b * block_size + i;
+      for (std::size_t j = 0; j < lanes; j += line) fetch(ahead, some + j);
+      add_squares<T, T>(lane[b], some, lanes, 1);
     }
   }
   for (std::size_t b = 0; b < side_by_side; ++b) sums[b] = add_lanes(lane[b]);
@@ -245,12 +266,12 @@ BlockSum settled(const double* x, std::size_t n, double sum) {
 }
 
 template <class T>
-void sum_squares(const void* values, std::size_t n, BlockSum* out) {
+void sum_squares(const void* values, std::size_t n, std::size_t fetch_ahead, BlockSum* out) {
   const T* x = static_cast<const T*>(values);
   constexpr std::size_t group = side_by_side * block_size;
   for (; n >= group; n -= group, x += group) {
     T sums[side_by_side];
-    sum_blocks(x, sums);
+    sum_blocks(x, fetch_ahead, sums);
     for (std::size_t b = 0; b < side_by_side; ++b) {
       *out++ = settled(x + b * block_size, block_size, sums[b]);
     }

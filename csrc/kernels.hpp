@@ -51,6 +51,7 @@ struct Run {
   double scale, clip_min, clip_max;
   double trust;    // the ratio, of a rule that has one: a factor on the gradient or on the update
   void* measured;  // room for n elements, to be filled by Prepared::measure
+  std::size_t fetch_ahead;  // see dispatch.hpp
 };
 
 // The sum of squares of one block, being value * 2**(1200 * exponent): float64 has no room for the
@@ -85,12 +86,13 @@ struct Kernels {
   int rule_count;
   const Rule* rules;
   // One sum for each block of n adjacent elements.
-  void (*sum_squares[dtypes])(const void* values, std::size_t n, BlockSum* sums);
+  void (*sum_squares[dtypes])(const void* values, std::size_t n, std::size_t fetch_ahead,
+                              BlockSum* sums);
   // average += (1 - decay) * (values - average)
   void (*average[dtypes])(void* average, const void* values, std::size_t n, double decay);
   // The traffic of an update and hardly any arithmetic, by the counts of arrays.
   float (*stream[most_updated + 1][most_read + 1])(float* const* updated, float* const* read,
-                                                   std::size_t n);
+                                                   std::size_t n, std::size_t fetch_ahead);
 };
 
 }  // namespace roofstep

@@ -63,6 +63,8 @@ PYBIND11_MODULE(_core, m) {
   m.def("isas", available_isas, "The ISAs that this CPU can run, best first.");
   m.def("isa", [] { return kernels().isa; }, "The ISA in use.");
   m.def("set_isa", select_isa, "name"_a, "Uses another of isas(): for tests and benchmarks.");
+  m.def("fetch_ahead", fetch_ahead, "How many bytes ahead loops ask for memory; see dispatch.hpp.");
+  m.def("set_fetch_ahead", set_fetch_ahead, "bytes"_a, "Another: for tests and benchmarks.");
   m.def("rules", rules,
         "The update rules: name -> (fields, states, carried number or None, field that says how "
         "many slots the last state has or None).");

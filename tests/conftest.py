@@ -1,4 +1,4 @@
-"""What every test leaves as it was: the threads and the ISA of the process."""
+"""What every test leaves as it was: the threads, the ISA and the fetching of the process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from roofstep import _core
 @pytest.fixture(autouse=True)
 def process_settings() -> Iterator[None]:
     """Threads are the default number in each test, and the ISA that of the process."""
-    isa = _core.isa()
+    isa, ahead = _core.isa(), _core.fetch_ahead()
     yield
     roofstep.set_num_threads(None)
     _core.set_isa(isa)
+    _core.set_fetch_ahead(ahead)

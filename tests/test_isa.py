@@ -178,6 +178,26 @@ def test_a_large_step_runs_on_as_many_threads(n: int, sizes: list[int], added: i
     assert int(output(code)) == (added if _core.openmp_version else 0)
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("size", [1, 15, 16, 17, 4096, 70_001])
+def test_what_is_fetched_ahead_changes_no_bits(isa: str, size: int) -> None:
+    """It may lie behind the end of an array: asking for it reads nothing."""
+    _core.set_isa(isa)
+    rng = np.random.default_rng(0)
+    start, gradient = (rng.standard_normal(size, np.float32) for _ in range(2))
+    found = set()
+    for ahead in (0, 64, 2560, 1 << 20):
+        _core.set_fetch_ahead(ahead)
+        weights = roofstep.Parameter(start.copy())
+        weights.grad = gradient
+        clip = roofstep.ClipGradByGlobalNorm(0.5)
+        optimizer = roofstep.AdamW(0.01, parameters=[weights], grad_clip=clip)
+        for _ in range(3):
+            optimizer.step()
+        found.add((weights.data.tobytes(), optimizer.last_grad_norm))
+    assert len(found) == 1
+
+
 def test_no_more_threads_than_pieces_of_work() -> None:
     code = COUNT + "roofstep.set_num_threads(1024)" + STEP.format(sizes=[1 << 18])
     assert int(output(code)) <= 3

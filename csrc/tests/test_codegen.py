@@ -98,7 +98,7 @@ def test_streaming_loops_are_packed(build: Build) -> None:
         }
         assert len(streams) == 7 * 5
         for name, lines in streams.items():
-            if "<0ul, 0ul>" not in name:
+            if ", 0ul>" not in name:  # nothing is read only: that is the roof of no update
                 assert any(any(map(packed.search, body)) for body in loops(lines)), f"{isa}: {name}"
 
 
