@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import roofstep
 from roofstep import _core, threads
 
 ISAS = _core.isas()  # best first

@@ -47,8 +47,8 @@ class Alone:
 def set_num_threads(n: int | None) -> None:
     """Let every later step use up to ``n`` threads, or with None the default number again.
 
-    A step of up to 65 536 elements in total runs on the calling thread alone, and no setting changes
-    a single bit of a result.
+    A step of up to 65 536 elements in total runs on the calling thread alone, as does one of up to
+    262 144 after a pause of some milliseconds. No setting changes a single bit of a result.
 
     Args:
         n: from 1 to 1024, or None for the default, see `get_num_threads`. A build without OpenMP
