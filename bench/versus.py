@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -36,7 +37,8 @@ def libraries(options: Options) -> list[str]:
 def filled(shapes: Sequence[Shape], seed: int) -> list[peers.Array]:
     """Standard normal numbers that repeat after a while, which no step notices."""
     numbers = np.random.default_rng(seed).standard_normal(1 << 18, np.float32)
-    return [np.resize(numbers, shape) for shape in shapes]
+    # np.resize gives a view of a whole number of copies: a small array would lie in a large one.
+    return [np.resize(numbers[: math.prod(shape)], shape).copy() for shape in shapes]
 
 
 def _tensors(library: str, shapes: tuple[Shape, ...]) -> Any:

@@ -70,6 +70,12 @@ Entries::Entries(py::tuple rows, const std::vector<std::size_t>& counted) : held
   states_.join();
 }
 
+void Entries::let_go() {
+  rows_.clear();
+  tensors_.clear();
+  held_ = py::tuple();
+}
+
 void Entries::read(PyObject* tuple) {
   static PyObject* const data_name = PyUnicode_InternFromString("data");
   static PyObject* const grad_name = PyUnicode_InternFromString("grad");

@@ -26,6 +26,10 @@ class Entries {
   // `counted` are the rows of tensors whose library is to be told what has been written.
   Entries(pybind11::tuple rows, const std::vector<std::size_t>& counted);
 
+  // For Python's garbage collector: a parameter may know the optimizer that has it.
+  PyObject* held() const { return held_.ptr(); }
+  void let_go();
+
   // The indices of rows that have a gradient but no states yet, and what has been written of the
   // counted rows, zeroed gradients included.
   using Done = std::pair<std::vector<std::size_t>, pybind11::list>;

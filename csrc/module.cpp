@@ -48,6 +48,26 @@ py::dict rules() {
   return rules;
 }
 
+// The object in an instance, once it has been constructed.
+Entries* entries_of(PyObject* self) {
+  auto* const instance = reinterpret_cast<py::detail::instance*>(self);
+  const bool made = instance->get_value_and_holder().holder_constructed();
+  return made ? py::handle(self).cast<Entries*>() : nullptr;
+}
+
+void collect_entries(PyHeapTypeObject* type) {
+  type->ht_type.tp_flags |= Py_TPFLAGS_HAVE_GC;
+  type->ht_type.tp_traverse = [](PyObject* self, visitproc visit, void* arg) {
+    Py_VISIT(Py_TYPE(self));
+    if (const Entries* const entries = entries_of(self)) Py_VISIT(entries->held());
+    return 0;
+  };
+  type->ht_type.tp_clear = [](PyObject* self) {
+    if (Entries* const entries = entries_of(self)) entries->let_go();
+    return 0;
+  };
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_core, m) {
@@ -90,7 +110,8 @@ PYBIND11_MODULE(_core, m) {
           "do", [](Exchange& e) { e.make(true); }, "Exchanges the contents.")
       .def("undo", [](Exchange& e) { e.make(false); }, "Puts them back, if they are exchanged.");
 
-  py::class_<Entries>(m, "Entries", "The parameters of an optimizer; see gather.hpp.")
+  py::class_<Entries>(m, "Entries", "The parameters of an optimizer; see gather.hpp.",
+                      py::custom_type_setup(collect_entries))
       .def(py::init<py::tuple, const std::vector<std::size_t>&>(), "rows"_a, "counted"_a)
       .def("step", &Entries::step, "gradients"_a, "counts"_a, "carried"_a, "clear_grad"_a,
            "threads"_a, "Steps every parameter that has a gradient.");

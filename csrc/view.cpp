@@ -14,8 +14,17 @@ namespace py = pybind11;
 
 namespace roofstep {
 
+namespace {
+
+// NumPy's own, which live as long as it does.
+const PyArray_Descr *float_descr, *double_descr;
+
+}  // namespace
+
 void import_numpy() {
   if (_import_array() < 0) throw py::error_already_set();
+  float_descr = PyArray_DescrFromType(NPY_FLOAT);
+  double_descr = PyArray_DescrFromType(NPY_DOUBLE);
 }
 
 namespace {
@@ -249,7 +258,10 @@ Form form_of(const Array& param, const Array& grad) {
   Form form;
   const bool arrays = PyArray_CheckExact(param.object) && PyArray_CheckExact(grad.object);
   if (!arrays || !param.c_contiguous || param.ndim > Form::most_dimensions) return form;
-  form.descr = PyArray_DESCR(reinterpret_cast<PyArrayObject*>(param.object));
+  const PyArray_Descr* descr = PyArray_DESCR(reinterpret_cast<PyArrayObject*>(param.object));
+  // Another may be freed, and one of another dtype come to stand at its address.
+  if (descr != float_descr && descr != double_descr) return form;
+  form.descr = descr;
   form.size = param.size;
   form.bytes = param.bytes();
   form.ndim = param.ndim;

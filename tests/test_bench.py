@@ -172,7 +172,6 @@ def test_memory_allows_the_sums_of_norms_and_a_few_pages() -> None:
 
 def test_kernels_select_what_they_name() -> None:
     """Every selection of the subset has steps and their streaming loops."""
-    pytest.importorskip("pytest_benchmark")
     from bench.test_kernels import ALL
 
     names = [f"test_kernel[{one.id}]" for one in ALL]

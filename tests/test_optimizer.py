@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import io
 import json
 import pickle
 import re
+import weakref
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 from typing import Any
@@ -1167,3 +1169,47 @@ def test_a_negative_decay_does_not_turn_the_ratio_of_lars(decay: float) -> None:
     w.grad = start.copy()
     optimizer.step()
     np.testing.assert_array_equal(w.data, start - 0.5 * (1 + decay) * start)
+
+
+def test_an_optimizer_that_its_parameter_knows_is_collected() -> None:
+    """What the compiled part holds of the plan is seen by Python's garbage collector."""
+
+    class Known(rs.Parameter):
+        optimizer: rs.Optimizer
+
+    parameter = Known(array(3))
+    parameter.optimizer = rs.Adam(parameters=[parameter])
+    parameter.grad = array(3)
+    parameter.optimizer.step()
+    gone = weakref.ref(parameter.optimizer)
+    del parameter
+    gc.collect()
+    assert gone() is None
+
+
+def test_an_array_of_another_kind_in_the_place_of_one_that_was_looked_at() -> None:
+    """A step that knows an array by its form looks again when this changes."""
+    parameter = rs.Parameter(array(4))
+    optimizer = rs.SGD(0.5, [parameter])
+    parameter.grad = array(4, seed=1)
+    optimizer.step()
+    for data, gradient in (
+        (array(6), array(6, seed=1)),
+        (array(2, 3, dtype="f8"), array(2, 3, seed=1, dtype="f8")),
+        (array(3, 2).T, array(2, 3, seed=1)),
+        (array(6), np.broadcast_to(np.float32(2), 6)),
+    ):
+        expected = data - 0.5 * gradient
+        parameter.data, parameter.grad = data, gradient
+        optimizer.step()
+        np.testing.assert_array_equal(data, expected.astype(data.dtype))
+    parameter.grad = array(6).astype(">f4")
+    with pytest.raises(ValueError, match="byte"):
+        optimizer.step()
+    parameter.grad = array(5)
+    with pytest.raises(ValueError, match="shape"):
+        optimizer.step()
+    parameter.grad = array(6)
+    parameter.data.flags.writeable = False
+    with pytest.raises(ValueError, match="writable"):
+        optimizer.step()
