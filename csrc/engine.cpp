@@ -39,14 +39,14 @@ struct Work {
   std::vector<Place> places;
 };
 
-// Each thread is to have a piece of full size to do, or more. Only whole blocks are cut off a
-// tensor, so that no block's sum of squares spans two pieces.
+// Only whole blocks are cut off a tensor, so that no block's sum of squares spans two pieces.
 Work cut(const std::vector<Tensor>& tensors, int threads) {
   std::size_t total = 0;
   for (const Tensor& tensor : tensors) total += tensor.size;
-  const std::size_t full_pieces = (total + piece_size - 1) / piece_size;
   if (total < worth_waking) threads = threads_for_little(threads);
-  const std::size_t team = std::min(static_cast<std::size_t>(threads), full_pieces);
+  // Of a single piece two threads have half each.
+  const std::size_t most = std::max<std::size_t>((total + piece_size - 1) / piece_size, 2);
+  const std::size_t team = std::min(static_cast<std::size_t>(threads), most);
   if (total < piece_size || team < 2) return {1, {{0, 0}, {tensors.size(), 0}}};
 
   const std::size_t share = total / (pieces_per_thread * team);

@@ -47,7 +47,7 @@ class Alone:
 def set_num_threads(n: int | None) -> None:
     """Let every later step use up to ``n`` threads, or with None the default number again.
 
-    A step of up to 65 536 elements in total runs on the calling thread alone, as does one of up to
+    A step below 65 536 elements in total runs on the calling thread alone, as does one below
     262 144 after a pause of some milliseconds. No setting changes a single bit of a result.
 
     Args:
