@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstddef>
 #include <thread>
+#include <vector>
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -36,7 +37,14 @@ int current_cpu();
 // Goes on on another CPU, if this thread is on the one named and may run on another.
 void leave_cpu(int cpu);
 
-// Calls work(k) for each k below `count`, in order on each of up to `threads` threads.
+// The part of the work that one thread begins with, and others go on with when theirs is done.
+struct alignas(64) Share {
+  std::atomic<std::size_t> next;
+  std::size_t end;
+};
+
+// Calls work(k) for each k below `count`, on up to `threads` threads. Each begins where it began
+// the last time, so that what it finds in its caches is its own.
 //
 // A thread of the pool that has slept for some milliseconds may be woken on the CPU of the calling
 // thread, and both wait by spinning: the one would have to wait for the end of the other's time
@@ -47,21 +55,29 @@ void for_each_index(std::size_t count, [[maybe_unused]] int threads, const Work&
 #ifdef _OPENMP
   const int team = static_cast<int>(std::min<std::size_t>(threads, count));
   if (team > 1) {
-    std::atomic<std::size_t> next{0};
+    std::vector<Share> shares(team);
+    for (int t = 0; t < team; ++t) {
+      shares[t].next = count * t / team;
+      shares[t].end = count * (t + 1) / team;
+    }
     std::atomic<int> missing{team};
     const int cpu = current_cpu();
 #pragma omp parallel num_threads(team)
     {
       const DefaultFloatingPoint mode;
-      const bool calling = omp_get_thread_num() == 0;
+      const int me = omp_get_thread_num();
+      const bool calling = me == 0;
       if (calling)
         missing += omp_get_num_threads() - team;  // OpenMP may give fewer
       else
         leave_cpu(cpu);
       --missing;
-      for (std::size_t k = next++; k < count; k = next++) {
-        work(k);
-        if (calling && missing > 0) std::this_thread::yield();
+      for (int t = 0; t < team; ++t) {
+        Share& share = shares[(me + t) % team];
+        for (std::size_t k = share.next++; k < share.end; k = share.next++) {
+          work(k);
+          if (calling && missing > 0) std::this_thread::yield();
+        }
       }
       while (calling && missing > 0) std::this_thread::yield();
     }
