@@ -204,6 +204,21 @@ def test_no_more_threads_than_pieces_of_work() -> None:
     assert int(output(code)) <= 3
 
 
+def test_threads_may_run_where_they_might_before() -> None:
+    """One that was woken on the caller's CPU leaves it for a moment, not for good."""
+    code = """
+import time
+roofstep.set_num_threads(2)
+made = optimizer(1 << 20)
+for _ in range(8):
+    made.step()
+    time.sleep(0.02)
+threads = Path("/proc/self/task").glob("*/status")
+print(len({re.search("Cpus_allowed:.*", one.read_text())[0] for one in threads}))
+"""
+    assert output(COUNT + "import re\nfrom pathlib import Path" + code) == "1"
+
+
 def test_a_forked_child_can_step() -> None:
     """The OpenMP threads of the parent do not exist in the child, which must not wait for them."""
     code = """

@@ -1187,6 +1187,25 @@ def test_an_optimizer_that_its_parameter_knows_is_collected() -> None:
     assert gone() is None
 
 
+def test_a_gradient_of_a_class_is_read_as_python_reads_it() -> None:
+    """From the slot of the instance only as long as the class has no other mind."""
+
+    class Mine(rs.Parameter):
+        pass
+
+    parameter = Mine(np.zeros(2))
+    optimizer = rs.SGD(1.0, [parameter])
+    parameter.grad = np.ones(2)
+    optimizer.step()
+    assert parameter.data.tolist() == [-1, -1]
+    Mine.grad = property(lambda self: np.full(2, 3.0))  # type: ignore[assignment]
+    optimizer.step()
+    assert parameter.data.tolist() == [-4, -4]
+    del Mine.grad
+    optimizer.step()
+    assert parameter.data.tolist() == [-5, -5]
+
+
 def test_an_array_of_another_kind_in_the_place_of_one_that_was_looked_at() -> None:
     """A step that knows an array by its form looks again when this changes."""
     parameter = rs.Parameter(array(4))
