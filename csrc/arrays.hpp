@@ -69,7 +69,7 @@ struct Form {
   Py_ssize_t shape[most_dimensions];
 };
 
-// A form if these are the objects of NumPy arrays in C order, of one dtype and shape.
+// A form if these are NumPy arrays of one dtype and shape, and the parameter is in C order.
 Form form_of(const Array& param, const Array& grad);
 
 // Whether the two are arrays of this form, and writable: `view_parameter`, `view` and `match` would

@@ -17,7 +17,8 @@ class Attribute {
       PyErr_Clear();
       return;
     }
-    if (type->tp_getattro == PyObject_GenericGetAttr && Py_TYPE(found) == &PyMemberDescr_Type) {
+    if (type->tp_getattro == PyObject_GenericGetAttr && Py_TYPE(found) == &PyMemberDescr_Type &&
+        PyType_IsSubtype(type, PyDescr_TYPE(found))) {
       const PyMemberDef* member = reinterpret_cast<PyMemberDescrObject*>(found)->d_member;
       if (member->type == T_OBJECT_EX) offset_ = member->offset;
     }

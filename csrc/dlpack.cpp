@@ -27,10 +27,7 @@ Library published_by(py::handle type) {
   while (header && header->version.major != 1) header = header->older;
   const Table* const table = reinterpret_cast<const Table*>(header);
   if (!table || !table->show || !table->share) return {};
-  const auto method = [&](const char* method_name) {
-    return py::getattr(type, method_name, py::handle()).ptr();
-  };
-  return {table, method("is_neg"), method("is_dense")};
+  return {table, py::hasattr(type, "is_neg"), py::hasattr(type, "is_dense")};
 }
 
 void forget_all() {

@@ -62,9 +62,9 @@ struct Table {
 // What a type or one of its bases offers.
 struct Library {
   const Table* table;  // null: none, or none that can show
-  // Methods of the type, borrowed, or null: what a table says nothing of.
-  PyObject* is_neg;    // torch: whether a tensor is lazily negated
-  PyObject* is_dense;  // Paddle, whose table takes sparse tensors for dense ones
+  // Whether tensors have these methods: a table says nothing of what they tell.
+  bool is_neg;    // torch: whether a tensor is lazily negated
+  bool is_dense;  // Paddle, whose table takes sparse tensors for dense ones
 };
 
 // Types that derive from `excluded` count as offering nothing. Throws with the Python error set.

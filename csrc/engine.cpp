@@ -37,6 +37,7 @@ constexpr std::size_t worth_waking = 4 * piece_size;
 struct Work {
   int threads;
   std::vector<Place> places;
+  bool of_one;  // so little that it is for one thread whatever there is
 };
 
 // Only whole blocks are cut off a tensor, so that no block's sum of squares spans two pieces.
@@ -47,7 +48,8 @@ Work cut(const std::vector<Tensor>& tensors, int threads) {
   // Of a single piece two threads have half each.
   const std::size_t most = std::max<std::size_t>((total + piece_size - 1) / piece_size, 2);
   const std::size_t team = std::min(static_cast<std::size_t>(threads), most);
-  if (total < piece_size || team < 2) return {1, {{0, 0}, {tensors.size(), 0}}};
+  const bool of_one = total < piece_size;
+  if (of_one || team < 2) return {1, {{0, 0}, {tensors.size(), 0}}, of_one};
 
   const std::size_t share = total / (pieces_per_thread * team);
   const std::size_t size = std::clamp(share, least_piece_size, piece_size);
@@ -66,7 +68,7 @@ Work cut(const std::vector<Tensor>& tensors, int threads) {
     }
   }
   places.push_back({tensors.size(), 0});
-  return {static_cast<int>(team), places};
+  return {static_cast<int>(team), places, false};
 }
 
 // Calls visit(tensor index, begin, end) for every tensor's part of every piece.
@@ -80,6 +82,7 @@ void for_each_part(const std::vector<Tensor>& tensors, const Work& work, const V
       if (begin < end) visit(i, begin, end);
     }
   });
+  if (!work.of_one) rest();
 }
 
 template <class Element>
@@ -332,7 +335,6 @@ void step(const Kernels& kernels, const std::vector<Tensor>& tensors, std::vecto
     ++*tensor.step_count;
     if (tensor.carried) *tensor.carried = tensor.carried_next;
   }
-  rest();
 }
 
 float stream(const Kernels& kernels, const std::vector<float*>& updated,

@@ -148,6 +148,7 @@ void Entries::read_states(PyObject* states, std::size_t i) {
 // Everything that a parameter and its gradient are checked for, and what the engine is told of
 // them.
 void Entries::look(std::size_t i, const Found& found) {
+  rows_[i].form = {};
   const Particulars& own = particulars_[i];
   Tensor& tensor = tensors_[i];
   const Subject param_subject{parameter_role, own.name};

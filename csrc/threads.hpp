@@ -28,7 +28,7 @@ void survive_fork();
 // would take longer than what they then do: 1 if the last such work ended some milliseconds ago.
 int threads_for_little(int threads);
 
-// Work has ended, little or not.
+// Work has ended that was for several threads, whether they were called or not.
 void rest();
 
 // The CPU of this thread; -1 where that is not known.

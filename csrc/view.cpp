@@ -97,29 +97,31 @@ bool says(py::handle object, const char* name) {
 }
 
 // Calls a method that answers True or False.
-bool ask(PyObject* method, PyObject* object) {
-  const auto answer = py::reinterpret_steal<py::object>(PyObject_CallOneArg(method, object));
+bool ask(PyObject* object, PyObject* method) {
+  const auto answer = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(object, method));
   if (!answer) throw py::error_already_set();
   return answer.is(py::handle(Py_True));
 }
 
 // A lazily negated tensor looks like any other. Without private functions of its library it is a
 // view of the imaginary parts of complex numbers: only where no stride is 1 is there need to ask.
-void require_literal(const Array& array, PyObject* is_neg, const Subject& subject) {
+void require_literal(const Array& array, const Subject& subject) {
+  static PyObject* const is_neg = PyUnicode_InternFromString("is_neg");
   if (array.size > 1) {
     for (int d = 0; d < array.ndim; ++d) {
       if (array.shape[d] != 1 && array.stride(d) == static_cast<Py_ssize_t>(array.item_size()))
         return;
     }
   }
-  if (ask(is_neg, array.object)) {
+  if (ask(array.object, is_neg)) {
     refuse(subject, "a tensor whose memory holds its values", "a lazily negated view",
            "pass tensor.resolve_neg()");
   }
 }
 
 Array view_tensor(const dlpack::Library& library, PyObject* object, const Subject& subject) {
-  if (library.is_dense && !ask(library.is_dense, object)) refuse_kind(object, subject, "another");
+  static PyObject* const is_dense = PyUnicode_InternFromString("is_dense");
+  if (library.is_dense && !ask(object, is_dense)) refuse_kind(object, subject, "another");
   dlpack::Tensor tensor;
   if (library.table->show(object, &tensor) != 0) {
     py::error_already_set error;
@@ -162,7 +164,7 @@ Array view_tensor(const dlpack::Library& library, PyObject* object, const Subjec
     refuse(subject, "aligned memory", "a misaligned tensor", "copy it with tensor.clone()");
   }
   if (library.is_neg && view.size && !(view.c_contiguous && view.size > 1)) {
-    require_literal(view, library.is_neg, subject);
+    require_literal(view, subject);
   }
   return view;
 }

@@ -1205,6 +1205,13 @@ def test_a_gradient_of_a_class_is_read_as_python_reads_it() -> None:
     optimizer.step()
     assert parameter.data.tolist() == [-5, -5]
 
+    class Other:
+        __slots__ = ("own",)
+
+    Mine.grad = Other.own
+    with pytest.raises(TypeError, match="doesn't apply"):
+        rs.SGD(1.0, [parameter]).step()
+
 
 def test_an_array_of_another_kind_in_the_place_of_one_that_was_looked_at() -> None:
     """A step that knows an array by its form looks again when this changes."""

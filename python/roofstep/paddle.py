@@ -98,13 +98,19 @@ class PaddleParameter(TensorParameter):
     @staticmethod
     def watch(walked: list[Any]) -> Callable[[], Any]:
         """A function that gives the settings of these tensors, in loops of C."""
-        settings = attrgetter("stop_gradient", "need_clip", "regularizer")
-        full = [tensor for tensor in walked if hasattr(tensor, "optimize_attr")]
-        bare = [tensor for tensor in walked if not hasattr(tensor, "optimize_attr")]
+        names = ("stop_gradient", "need_clip", "regularizer")
+        settings = attrgetter(*names)
 
         def look() -> Any:
-            rates = map(itemgetter("learning_rate"), map(attrgetter("optimize_attr"), full))
-            return [*map(settings, full)], [*rates], [*map(attrgetter("stop_gradient"), bare)]
+            try:
+                rates = map(itemgetter("learning_rate"), map(attrgetter("optimize_attr"), walked))
+                return [*map(settings, walked)], [*rates]
+            except AttributeError:  # a tensor that is no parameter of a layer lacks some of these
+                return [
+                    [getattr(one, name, None) for name in names]
+                    + [getattr(one, "optimize_attr", {}).get("learning_rate")]
+                    for one in walked
+                ]
 
         return look
 

@@ -999,3 +999,38 @@ def test_docstring_examples(library: str) -> None:
 def default_threads() -> Iterator[None]:
     yield
     roofstep.set_num_threads(None)
+
+
+def test_settings_of_a_bare_paddle_tensor_take_effect() -> None:
+    """One that no layer has made lacks Paddle's attributes until somebody sets them."""
+    tensor = paddle.to_tensor(np.ones(3, np.float32), stop_gradient=False)
+    (tensor * 1.0).sum().backward()
+    clip = roofstep.ClipGradByGlobalNorm(0.1)
+    optimizer = roofstep.SGD(0.5, [tensor], grad_clip=clip)
+    before = tensor.numpy().copy()
+    optimizer.step()
+    assert np.abs(before - tensor.numpy()).max() < 0.05
+    tensor.need_clip = False
+    before = tensor.numpy().copy()
+    optimizer.step()
+    np.testing.assert_allclose(before - tensor.numpy(), 0.5)
+    tensor.optimize_attr = {"learning_rate": 2.0}
+    before = tensor.numpy().copy()
+    optimizer.step()
+    np.testing.assert_allclose(before - tensor.numpy(), 1.0)
+
+
+def test_a_method_that_a_subclass_of_tensors_makes_anew_is_asked() -> None:
+    """What is asked of a tensor is looked up on it, not kept from another look."""
+
+    class Own(torch.Tensor):
+        @classmethod
+        def is_neg(cls, self: object = None) -> bool:
+            return False
+
+    tensor = torch.ones(1).as_subclass(Own).requires_grad_()
+    tensor.grad = torch.ones(1).as_subclass(Own)
+    optimizer = roofstep.SGD(0.5, [tensor])
+    for _ in range(100):
+        optimizer.step()
+    assert tensor.item() == 1 - 50
