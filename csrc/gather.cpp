@@ -90,8 +90,11 @@ void Entries::read(PyObject* tuple) {
   PyObject* const norm = PyTuple_GET_ITEM(tuple, 3);
 
   PyTypeObject* const type = Py_TYPE(row.parameter);
-  const auto attributes =
-      attributes_.try_emplace(type, Attribute(type, data_name), Attribute(type, grad_name)).first;
+  auto attributes = attributes_.find(type);
+  if (attributes == attributes_.end()) {
+    const std::pair<Attribute, Attribute> both{{type, data_name}, {type, grad_name}};
+    attributes = attributes_.emplace(type, both).first;
+  }
   row.data = is_tensor(row.parameter) ? nullptr : &attributes->second.first;
   row.grad = &attributes->second.second;
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -150,16 +152,18 @@ def test_loops_compare_blocks_of_one_round() -> None:
 
 @pytest.mark.skipif(not memory.CLEAR.exists(), reason="only Linux tells the peak")
 def test_memory_sees_a_temporary() -> None:
-    size = 64 << 20
-    little = size // 16  # in this process others than the step come and go
-
-    def step() -> None:
-        np.ones(size, np.uint8)
-
-    for _ in range(3):
-        step()
-    assert abs(memory.rise(step) - size) < little
-    assert memory.rise(lambda: None) < little
+    """In a process of its own, as the benchmark measures: in this one others come and go."""
+    code = """
+import numpy as np
+from bench import memory
+size, few = 4 << 20, memory.ALLOWED * memory.PAGE
+step = lambda: np.ones(size, np.uint8)
+for _ in range(3):
+    step()
+seen, nothing = memory.rise(step), memory.rise(lambda: None)
+assert 0 <= seen - size < few and nothing < few, (seen - size, nothing)
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=Path(memory.__file__).parents[1], check=True)
 
 
 def test_memory_allows_the_sums_of_norms_and_a_few_pages() -> None:
