@@ -1,4 +1,4 @@
-"""Tensors of other libraries as parameters: what the library of each needs said is in its file."""
+"""Tensors of other libraries as parameters: what each needs said is in its library's package."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def as_parameter(tensor: Any) -> TensorParameter:
     for library in ("torch", "paddle"):
         base = getattr(sys.modules.get(library), "Tensor", None)
         if base is not None and isinstance(tensor, base):
-            support = importlib.import_module(f"roofstep.{library}")
+            support = importlib.import_module(f"roofstep.{library}.tensors")
             made: TensorParameter = support.as_parameter(tensor)
             return made
     raise TypeError(
@@ -99,4 +99,4 @@ def as_parameter(tensor: Any) -> TensorParameter:
 def count_writes(tensors: list[Any]) -> None:
     """Tell torch, all of whose tensors these are, that their memory has been written."""
     if tensors:
-        importlib.import_module("roofstep.torch").count_writes(tensors)
+        importlib.import_module("roofstep.torch.tensors").count_writes(tensors)

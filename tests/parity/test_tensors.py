@@ -8,6 +8,7 @@ import gc
 import importlib
 import inspect
 import pickle
+import pkgutil
 import re
 import subprocess
 import sys
@@ -989,10 +990,13 @@ assert not {"paddle", "roofstep.paddle"} & {*sys.modules}
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_docstring_examples(library: str) -> None:
-    module = importlib.import_module(f"roofstep.{library}")
-    found = doctest.testmod(module)
-    assert found.attempted > 0
-    assert found.failed == 0
+    package = importlib.import_module(f"roofstep.{library}")
+    attempted = 0
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        found = doctest.testmod(importlib.import_module(module.name))
+        assert found.failed == 0
+        attempted += found.attempted
+    assert attempted > 0
 
 
 @pytest.fixture(autouse=True)

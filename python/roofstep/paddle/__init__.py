@@ -1,0 +1,1 @@
+"""Paddle: its tensors as parameters."""

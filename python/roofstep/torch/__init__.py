@@ -1,0 +1,1 @@
+"""PyTorch: its tensors as parameters."""
