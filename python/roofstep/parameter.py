@@ -147,6 +147,11 @@ class Parameter:
         return self.data
 
     @property
+    def live(self) -> np.ndarray[Any, Any]:
+        """The same, to be written outside of a step."""
+        return self.array
+
+    @property
     def walked(self) -> Any:
         """What a step reads the data and the gradient from; see csrc/gather.hpp."""
         return self
