@@ -706,6 +706,8 @@ class Optimizer:
             for group, restored in zip(self.param_groups, new.groups, strict=True):
                 group.update(restored)
             adopt()
+            for parameter in self._parameters.values():
+                parameter.expect_other_memory()
 
     def _checkpoint(self) -> checkpoint.Checkpoint:
         groups = [self._complete(group) for group in self.param_groups]

@@ -156,6 +156,9 @@ class Parameter:
         """What a step reads the data and the gradient from; see csrc/gather.hpp."""
         return self
 
+    def expect_other_memory(self) -> None:
+        """Lets the states, which have just been loaded, belong to whatever the data is next."""
+
     def is_at(self, array: np.ndarray[Any, Any]) -> bool:
         """Whether the data still is what `array` gave earlier."""
         return self.data is array
