@@ -48,7 +48,7 @@ def save(
             continue
         own, kept = states.get(name, {}), keeps[name]
         for s, kind in kept.states.items():  # one may be new since a setting was edited
-            saved[key(name, s)] = own[s].copy() if s in own else kind.first(parameter.array)
+            saved[key(name, s)] = own[s].copy() if s in own else kind.first(parameter.live)
         saved[key(name, "step")] = np.array(counts[i])
         if kept.number:
             saved[key(name, kept.number)] = np.array(numbers[i])

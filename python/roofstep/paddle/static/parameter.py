@@ -26,13 +26,13 @@ class StaticParameter(Parameter):
         adopted: whether minimize has found it, and may find more.
 
     Attributes:
-        data: the tensor in the scope, as the last run had it; zeros before the first run.
+        data: in a run the tensor; else zeros of its shape and dtype.
 
     Raises:
         ValueError: it is neither float32 nor float64.
     """
 
-    __slots__ = ("_at", "_initialised_at", "_scope", "adopted")
+    __slots__ = ("_at", "_initialised_at", "_like", "_scope", "adopted")
 
     def __init__(self, value: Value, adopted: bool = False) -> None:
         name, dtype = value.name, str(value.dtype).rpartition(".")[2].lower()
@@ -48,7 +48,8 @@ class StaticParameter(Parameter):
             need_clip=value.need_clip is not False,
             trainable=not value.stop_gradient,
         )
-        self.data = np.zeros(value.shape, dtype)
+        # Never touched, and so without memory.
+        self.data = self._like = np.zeros(value.shape, dtype)
         self.adopted = adopted
         self._at: int | None = None  # where the tensor lay in the last run
         self._initialised_at: int | None = None  # what a startup program has filled since
@@ -64,18 +65,19 @@ class StaticParameter(Parameter):
 
     @property
     def array(self) -> Array:
-        """A NumPy array over the memory in the scope; zeros before the first run."""
+        """A NumPy array over the memory in a run; outside of runs one of the same shape."""
         return _core.as_numpy(self.data, str(self.name))
 
     @property
     def live(self) -> Array:
-        """The same; refuses if it is not the memory that the next run will use."""
-        if self._at is None or (self._scope and _pointer(self._scope, self.name) != self._at):
+        """A NumPy array over the memory in the scope of the last run, outside of runs."""
+        if self._at is None or self._scope is None or _pointer(self._scope, self.name) != self._at:
             raise RuntimeError(
-                f"parameter {self.name!r} has had no step in the memory that it has now; run its "
-                f"program first"
+                f"parameter {self.name!r} has had no step where it lies now, or not in "
+                f"paddle.static.global_scope(); run its program first, under scope_guard(scope) "
+                f"if not in the default scope"
             )
-        return self.array
+        return np.asarray(_Memory(self._at, self._like))
 
     def as_own(self, array: Array) -> Any:
         """A tensor over the array's memory, for a user's clip or regularizer."""
@@ -100,13 +102,17 @@ class StaticParameter(Parameter):
             )
         return False
 
-    def take(self, tensor: Any) -> None:
-        """Is over this tensor from now on."""
+    def enter(self, tensor: Any) -> None:
+        """Is this tensor for the time of a step: Paddle takes its memory from it after that."""
         at = tensor.data_ptr()
         if at != self._at:
             scope = paddle.static.global_scope()
             self._scope = scope if _pointer(scope, self.name) == at else None
         self.data, self._at, self._initialised_at = tensor, at, None
+
+    def leave(self) -> None:
+        """Is without memory until the next step."""
+        self.data = self._like
 
     def was_filled(self, tensor: Any) -> bool:
         """Notes that a startup program has filled this tensor; whether it is the last step's."""
@@ -122,6 +128,13 @@ class StaticParameter(Parameter):
             f"copy: expected parameters that have a value of their own, got {self.name!r}, which "
             f"is of a static program; save state_dict(), and load it into another optimizer"
         )
+
+
+class _Memory:
+    """What NumPy makes an array of that is like another."""
+
+    def __init__(self, pointer: int, like: Array) -> None:
+        self.__array_interface__ = {**like.__array_interface__, "data": (pointer, False)}
 
 
 def _pointer(scope: Any, name: str | None) -> int | None:
