@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ _log = logging.getLogger("roofstep.paddle")
 
 # Paddle runs operators in threads of its own, several at a time, and its mode is the process's.
 _turn = threading.Lock()
+
+_numbers = itertools.count()
 
 
 def put_step(optimizer: Optimizer, pairs: list[Pair]) -> None:
@@ -52,7 +55,7 @@ def put_watch(optimizer: Optimizer, startup: Any, names: Sequence[str]) -> None:
 def _put(call: _Call, kind: str, inputs: Sequence[Value]) -> list[Value]:
     made: list[Value] = paddle._C_ops._run_python_op(
         *inputs,
-        name=f"roofstep_{kind}_{len(inputs)}",  # Paddle keeps one arity for each name
+        name=f"roofstep_{kind}_{next(_numbers)}",  # of one name Paddle knows one function alone
         input_names=[f"in{i}" for i in range(len(inputs))],
         output_names=[f"out{i}" for i in range(call.outputs)],
         attrs={"infer_meta_fn_ptr": call.infer, "fn_ptr": call},
