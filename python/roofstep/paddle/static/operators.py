@@ -37,6 +37,8 @@ def put_step(optimizer: Optimizer, pairs: list[Pair]) -> None:
     done = _put(step, "step", [*ready, *(gradient for _, gradient in pairs)])
     for (value, _), written in zip(pairs, done, strict=True):
         paddle._C_ops.assign_out_(written, value)
+    for value in (*ready, *done):
+        value.stop_gradient = True  # or the next backward pass of the program would ask for theirs
 
 
 def put_watch(optimizer: Optimizer, startup: Any, names: Sequence[str]) -> None:

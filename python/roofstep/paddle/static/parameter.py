@@ -108,7 +108,9 @@ class StaticParameter(Parameter):
         if at != self._at:
             scope = paddle.static.global_scope()
             self._scope = scope if _pointer(scope, self.name) == at else None
-        self.data, self._at, self._initialised_at = tensor, at, None
+        if at == self._initialised_at:
+            self._initialised_at = None
+        self.data, self._at = tensor, at
 
     def leave(self) -> None:
         """Is without memory until the next step."""
