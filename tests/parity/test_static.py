@@ -19,7 +19,7 @@ import pytest
 
 import roofstep
 import roofstep.paddle
-from harness import BARS, PADDLE, SHAPES, Made, Run, close, paddle
+from harness import BARS, PADDLE, SHAPES, Made, Paddles, Run, close, paddle
 from harness import gradients as some_or_none
 from table import FAMILIES
 from test_optimizers import groups
@@ -70,9 +70,8 @@ class Dynamic(Run):
         parameter.set_value(array)
         return parameter
 
-    @staticmethod
-    def value(parameter: Any) -> Array:
-        return np.array(parameter.numpy())
+    give = staticmethod(Paddles.give)
+    value = staticmethod(Paddles.value)
 
 
 class Static(Run):

@@ -87,9 +87,12 @@ def sort(
         middle: what stands between the names of a parameter and of a part.
     """
     owned = owners(required, middle) | owners(optional or {}, middle)
+    arrays = {id(v) for entry, v in saved.items() if hasattr(v, "shape") and owner(entry, owned)}
     found: Sorted = {}
     for entry, value in saved.items():
         whose = owner(entry, owned)
+        if whose is None and id(value) in arrays:
+            continue  # paddle.Model adds every state under a second name, of its own making
         if whose is None:
             problems.append(f"{entry!r} belongs to no parameter of this optimizer")
             continue

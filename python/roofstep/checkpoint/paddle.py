@@ -141,7 +141,7 @@ def _entries(
     form: _Form, kept: Keeps, own: Mapping[str, Array], count: int, group: Group
 ) -> dict[str, Array]:
     """One parameter's, in the order in which Paddle makes them where that is known."""
-    found = {s: np.ascontiguousarray(own[s]) for s in kept.states if s != "average"}
+    found = {s: np.array(own[s], order="C") for s in kept.states if s != "average"}
     if not found:
         return {}
     like = next(array for s, array in found.items() if kept.states[s].slots is None)

@@ -12,7 +12,7 @@ from roofstep.gradients import as_row
 from roofstep.paddle.static import operators
 from roofstep.paddle.static.errors import raise_step_errors
 from roofstep.paddle.static.operators import Pair
-from roofstep.paddle.static.parameter import StaticParameter, Value
+from roofstep.paddle.static.parameter import StaticParameter, Value, dtype_of
 from roofstep.parameter import Parameter
 
 if TYPE_CHECKING:
@@ -172,9 +172,8 @@ def _take_on(optimizer: Optimizer, values: list[Value]) -> None:
             raise ValueError(f"parameter {value.name!r} has two gradients; add them up first")
         seen.add(value.name)
         own = known.get(value.name)
-        made = StaticParameter(value, adopted=True)
         if own is None and adopts:
-            new.append(made)
+            new.append(StaticParameter(value, adopted=True))
         elif own is None:
             raise ValueError(
                 f"{value.name!r} is no parameter of this optimizer; name one of those that it was "
@@ -185,11 +184,11 @@ def _take_on(optimizer: Optimizer, values: list[Value]) -> None:
                 f"parameter {value.name!r} of this optimizer is a tensor outside of the program; "
                 f"make an optimizer for the program's"
             )
-        elif (own.array.shape, own.array.dtype) != (made.data.shape, made.data.dtype):
+        elif ([*own.array.shape], own.array.dtype) != ([*value.shape], dtype_of(value)):
             raise ValueError(
                 f"parameter {value.name!r}: expected {own.array.dtype} of shape "
-                f"{own.array.shape}, as in the program before, got {made.data.dtype} of "
-                f"shape {made.data.shape}; make an optimizer for each program"
+                f"{own.array.shape}, as in the program before, got {dtype_of(value)} of "
+                f"shape {(*value.shape,)}; make an optimizer for each program"
             )
     if new:
         optimizer.add_param_group({"params": new})

@@ -35,7 +35,7 @@ class StaticParameter(Parameter):
     __slots__ = ("_at", "_initialised_at", "_like", "_scope", "adopted")
 
     def __init__(self, value: Value, adopted: bool = False) -> None:
-        name, dtype = value.name, str(value.dtype).rpartition(".")[2].lower()
+        name, dtype = value.name, dtype_of(value)
         if dtype not in ("float32", "float64"):
             raise ValueError(
                 f"parameter {name!r}: expected dtype float32 or float64, got {dtype}; make it of "
@@ -43,7 +43,7 @@ class StaticParameter(Parameter):
             )
         self._attr = ParamAttr(
             name=name,
-            learning_rate=value.optimize_attr["learning_rate"],
+            learning_rate=(value.optimize_attr or {"learning_rate": 1.0})["learning_rate"],
             regularizer=as_regularizer(f"regularizer of {name!r}", value.regularizer),
             need_clip=value.need_clip is not False,
             trainable=not value.stop_gradient,
@@ -130,6 +130,11 @@ class StaticParameter(Parameter):
             f"copy: expected parameters that have a value of their own, got {self.name!r}, which "
             f"is of a static program; save state_dict(), and load it into another optimizer"
         )
+
+
+def dtype_of(value: Value) -> str:
+    """The name of a value's dtype."""
+    return str(value.dtype).rpartition(".")[2].lower()
 
 
 class _Memory:
