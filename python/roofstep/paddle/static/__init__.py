@@ -59,7 +59,26 @@ class Update:
 def minimize(
     optimizer: Optimizer, loss: Value, startup_program: Any, parameters: Any, no_grad_set: Any
 ) -> tuple[list[Update], list[Pair]]:
-    """See `roofstep.Optimizer.minimize`."""
+    """Put the update into the program of a loss; see `roofstep.Optimizer.minimize`.
+
+    Example:
+        >>> import numpy as np, paddle, roofstep
+        >>> paddle.enable_static()
+        >>> main, startup = paddle.static.Program(), paddle.static.Program()
+        >>> with paddle.static.program_guard(main, startup):
+        ...     x = paddle.static.data("x", [None, 2])
+        ...     loss = paddle.nn.Linear(2, 1)(x).square().mean()
+        ...     optimizer = roofstep.Adam(0.1)
+        ...     operators, params_grads = optimizer.minimize(loss)
+        >>> executor = paddle.static.Executor()
+        >>> executor.run(startup)
+        []
+        >>> feed = {"x": np.ones((4, 2), "float32")}
+        >>> losses = [executor.run(main, feed, [loss])[0].item() for _ in range(50)]
+        >>> losses[-1] < 0.1 * losses[0]
+        True
+        >>> paddle.disable_static()
+    """
     pairs = backward(optimizer, loss, startup_program, parameters, no_grad_set, None)
     return _apply(optimizer, pairs, startup_program), pairs
 
