@@ -305,13 +305,15 @@ def test_paddles_own_static_mode(cls: str) -> None:
 # What minimize takes and returns.
 
 
+@pytest.mark.filterwarnings("ignore:When training, we now always track:UserWarning")
 @pytest.mark.parametrize("of", [roofstep, roofstep.paddle], ids=["roofstep", "roofstep.paddle"])
 def test_an_optimizer_without_parameters_takes_all_that_can_be_trained(of: Any) -> None:
     with static_mode(), paddle.utils.unique_name.guard():
         main, startup = paddle.static.Program(), paddle.static.Program()
         with paddle.static.program_guard(main, startup):
             x = paddle.static.data("x", [None, 3])
-            layer = paddle.nn.Sequential(paddle.nn.Linear(3, 4), paddle.nn.Linear(4, 1))
+            inner = [paddle.nn.Linear(3, 4), paddle.nn.BatchNorm1D(4), paddle.nn.Linear(4, 1)]
+            layer = paddle.nn.Sequential(*inner)
             layer[0].bias.stop_gradient = True
             loss = layer(x).square().mean()
             optimizer = of.Adam(0.01)
@@ -326,7 +328,8 @@ def test_an_optimizer_without_parameters_takes_all_that_can_be_trained(of: Any) 
             ]
             assert same(bias, np.array(scope.find_var("linear_0.b_0").get_tensor()))
     assert losses[-1] < losses[0]
-    wanted = ["linear_0.w_0", "linear_1.w_0", "linear_1.b_0"]
+    wanted = [f"{n}_0" for n in ("linear_0.w", "batch_norm1d_0.w", "batch_norm1d_0.b")]
+    wanted += ["linear_1.w_0", "linear_1.b_0"]
     assert [p.name for p in optimizer.parameters] == [p.name for p, _ in pairs] == wanted
     assert [o.names for o in operators] == [(*wanted,)]
     assert optimizer.state_dict()["linear_1.b_0_step_0"] == 8
@@ -720,6 +723,16 @@ def test_refusals_of_minimize() -> None:
             ValueError,
             ("no_grad_set", "'nix'", "w_refused"),
             lambda w, loss: sgd.minimize(loss, no_grad_set={"nix"}),
+        ),
+        (
+            ValueError,
+            ("parameters", "Value(", "no parameter of the program", "w_refused"),
+            lambda w, loss: sgd.minimize(loss, parameters=[w * 2]),
+        ),
+        (
+            ValueError,
+            ("no_grad_set", "'3' is no parameter"),
+            lambda w, loss: sgd.minimize(loss, no_grad_set=[3]),
         ),
         (
             TypeError,
