@@ -359,6 +359,7 @@ def test_which_parameters_are_updated(adopts: bool) -> None:
         (lambda run: {}, every),
         (lambda run: {"parameters": [run.parameters["row"], "big"]}, {"row", "big"}),
         (lambda run: {"no_grad_set": {run.parameters["row"]}}, every - {"row"}),
+        (lambda run: {"no_grad_set": iter(["row", "big"])}, every - {"row", "big"}),
         (lambda run: {"no_grad_set": ["row", run.parameters["big"]]}, every - {"row", "big"}),
         (lambda run: {"parameters": ["row", "big"], "no_grad_set": ["big"]}, {"row"}),
     ]

@@ -103,9 +103,9 @@ def backward(
             f"out"
         )
     program = loss.block.program
-    chosen = _chosen(optimizer, program, parameters, no_grad_set)
-    row = as_row("no_grad_set", no_grad_set) or ()
-    kept = [which for which in row if isinstance(which, paddle.pir.Value)]
+    left_out = as_row("no_grad_set", no_grad_set) or []
+    chosen = _chosen(optimizer, program, parameters, left_out)
+    kept = [which for which in left_out if isinstance(which, paddle.pir.Value)]
     with paddle.static.program_guard(program, startup_program):
         pairs = paddle.static.append_backward(loss, chosen, {*kept} or None)
     found = [(value, gradient) for value, gradient in pairs if gradient is not None]
@@ -121,7 +121,9 @@ def apply_gradients(optimizer: Optimizer, params_grads: Iterable[Pair]) -> list[
     return _apply(optimizer, params_grads, None)
 
 
-def _chosen(optimizer: Optimizer, program: Any, parameters: Any, no_grad_set: Any) -> list[Value]:
+def _chosen(
+    optimizer: Optimizer, program: Any, parameters: Any, left_out: list[Any]
+) -> list[Value]:
     """The parameters of the program that are to be updated."""
     # As they were made, which is the order of a layer's parameters; a program has the last first.
     values = reversed(program.global_block().all_parameters())
@@ -145,7 +147,7 @@ def _chosen(optimizer: Optimizer, program: Any, parameters: Any, no_grad_set: An
         given = [known for known in optimizer._parameters if known in there]
     kept = {
         name("no_grad_set", which)
-        for which in as_row("no_grad_set", no_grad_set) or ()
+        for which in left_out
         if not isinstance(which, paddle.pir.Value) or _is_named(which)
     }
     chosen = [there[n] for n in given if n not in kept and not there[n].stop_gradient]
