@@ -10,12 +10,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from roofstep import _core, custom
+from roofstep import _core, custom, tensors, threads
 from roofstep.clip import is_fused
 from roofstep.parameter import Parameter
 
 Array = np.ndarray[Any, Any]
 Group = dict[str, Any]
+Gradients = tuple[Array | None, ...]
 
 RULES = _core.rules()
 
@@ -82,6 +83,42 @@ class Plan:
     _rates: list[int]  # where in these a group's learning rate stands, which may change
     _looks: list[Callable[[], Any]]  # for settings that change without notice; see Parameter.watch
     _seen: list[Any]  # what these gave
+
+    def prepare(
+        self, parameters: Iterable[Parameter], gradients: Gradients | None, clear_grad: bool
+    ) -> tuple[Gradients | None, list[_core.Norm]]:
+        """What a step is given as gradients, and the norms that were taken to make them."""
+        if not self.tasks:
+            return gradients, []
+        row = gradients or [p.grad for p in parameters]
+        return custom.prepare(self.tasks, row, clear_grad)
+
+    def step(
+        self,
+        learning_rate: Callable[[Group], float],
+        gradients: Gradients | None,
+        counts: Array,
+        numbers: Array,
+        clear_grad: bool = False,
+    ) -> list[int]:
+        """Step every parameter that has a gradient; the positions of those that lack states.
+
+        While any lacks states, nothing is written.
+
+        Args:
+            learning_rate: that of a group.
+            gradients: one or None for each parameter; None takes the parameters' own.
+            counts: the updates so far of each parameter (int64), which are counted on.
+            numbers: the one number of each (float64), see `Keeps`.
+            clear_grad: also zero the parameters' own gradients.
+        """
+        for kind in self.kinds:
+            kind.settings.learning_rate = learning_rate(kind.group) * kind.multiplier
+        missing, written = self.entries.step(
+            gradients, counts, numbers, clear_grad, threads.get_num_threads()
+        )
+        tensors.count_writes(written)
+        return missing
 
     def holds_for(self, groups: Iterable[Group]) -> bool:
         """Whether nothing has changed that a plan depends on."""
