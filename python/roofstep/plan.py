@@ -281,10 +281,17 @@ def _keeps(
     name: str,
     parameter: Parameter,
 ) -> Keeps:
-    _, names, number, ring = RULES[rule]
+    _, names, number, ring, mean = RULES[rule]
     kept = {s: State(family._initial(group, name, parameter, s)) for s in names}
     if ring:
         kept[names[-1]] = State(kept[names[-1]].begin, fields[ring])
+    if mean:
+        if group["average_decay"] is not None:
+            raise ValueError(
+                f"average_decay: expected None for parameter {name!r}, as its rule {rule!r} keeps "
+                f"a mean of the weights already, got {group['average_decay']!r}; do without it"
+            )
+        kept[mean] = State(None)
     if group["average_decay"] is not None:
         kept["average"] = State(None)
     return Keeps(kept, number)
