@@ -119,14 +119,14 @@ void require_literal(const Array& array, const Subject& subject) {
   }
 }
 
-Array view_tensor(const dlpack::Library& library, PyObject* object, const Subject& subject) {
+// Whether the library shows the memory of a tensor; if not, there may be a Python error set.
+bool show(const dlpack::Library& library, PyObject* object, dlpack::Tensor& tensor) {
   static PyObject* const is_dense = PyUnicode_InternFromString("is_dense");
-  if (library.is_dense && !ask(object, is_dense)) refuse_kind(object, subject, "another");
-  dlpack::Tensor tensor;
-  if (library.table->show(object, &tensor) != 0) {
-    py::error_already_set error;
-    refuse_unshown(error, object, subject);
-  }
+  return (!library.is_dense || ask(object, is_dense)) && library.table->show(object, &tensor) == 0;
+}
+
+Array view_shown(const dlpack::Library& library, PyObject* object, const dlpack::Tensor& tensor,
+                 const Subject& subject) {
   if (tensor.device.type != dlpack::cpu) {
     refuse(subject, "a tensor in the memory of the CPU",
            "one on " + text_of(py::getattr(object, "device", py::str("another device"))),
@@ -169,6 +169,16 @@ Array view_tensor(const dlpack::Library& library, PyObject* object, const Subjec
   return view;
 }
 
+Array view_tensor(const dlpack::Library& library, PyObject* object, const Subject& subject) {
+  dlpack::Tensor tensor;
+  if (!show(library, object, tensor)) {
+    if (!PyErr_Occurred()) refuse_kind(object, subject, "another");
+    py::error_already_set error;
+    refuse_unshown(error, object, subject);
+  }
+  return view_shown(library, object, tensor, subject);
+}
+
 dlpack::Library library_of(PyObject* object) {
   return dlpack::library_of(Py_TYPE(object), &PyArray_Type);
 }
@@ -178,6 +188,9 @@ void require_ndarray(PyObject* object, const Subject& subject) {
   if (PyArray_IsScalar(object, Generic)) {
     throw py::type_error(subject.text() + ": expected a NumPy array, got a NumPy scalar; " +
                          "keep it an array of no dimensions with numpy.asarray(value)");
+  }
+  if (!PyArray_Check(object) && py::hasattr(object, "to_dense")) {
+    refuse(subject, "a dense array", "a sparse one", "pass its to_dense(number of rows)");
   }
   if (!PyArray_Check(object)) {
     throw py::type_error(subject.text() +
@@ -201,6 +214,21 @@ Array view(PyObject* object, const Subject& subject) {
   if (!PyArray_CheckExact(object)) {
     const dlpack::Library library = library_of(object);
     if (library.table) return view_tensor(library, object, subject);
+    require_ndarray(object, subject);
+  }
+  return view_ndarray(object, subject);
+}
+
+std::optional<Array> view_if_dense(PyObject* object, const Subject& subject) {
+  if (!PyArray_CheckExact(object)) {
+    const dlpack::Library library = library_of(object);
+    if (library.table) {
+      dlpack::Tensor tensor;
+      if (show(library, object, tensor)) return view_shown(library, object, tensor, subject);
+      PyErr_Clear();
+      return std::nullopt;
+    }
+    if (!PyArray_Check(object)) return std::nullopt;
     require_ndarray(object, subject);
   }
   return view_ndarray(object, subject);
