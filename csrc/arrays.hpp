@@ -60,8 +60,8 @@ bool is_tensor(PyObject* object);
 // tensor in the memory of the CPU.
 Array view(PyObject* object, const Subject& subject);
 
-// The same, but nothing if the object is neither an array nor a tensor that its library shows.
-std::optional<Array> view_if_dense(PyObject* object, const Subject& subject);
+// The same, but false if the object is neither an array nor a tensor that its library shows.
+bool view_if_dense(PyObject* object, const Subject& subject, Array& found);
 
 // What a parameter was when it was last looked at in full, if it was as simple as nearly all are.
 struct Form {

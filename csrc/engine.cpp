@@ -114,24 +114,22 @@ void update(const Kernels& kernels, const Tensor& tensor, Factors factors, std::
             std::size_t end) {
   alignas(64) unsigned char buffer[block_size * sizeof(Element)];
   const bool by_blocks = tensor.clear_grad || tensor.grad_layout || tensor.average;
-  for_each_run(tensor, begin, end, [&](std::size_t from, std::size_t to) {
-    const std::size_t stride = by_blocks ? block_size : to - from;
-    for (; from < to; from += stride) {
-      const std::size_t stop = std::min(from + stride, to);
-      const Run run = run_of<Element>(tensor, factors, from, stop, buffer);
-      tensor.prepared->loop(*tensor.prepared, run);
-      if (tensor.average) {
-        kernels.average[static_cast<int>(tensor.dtype)](
-            at<Element>(tensor.average, from), run.param, run.n, *tensor.settings->average_decay);
-      }
-      if (!tensor.clear_grad) continue;
-      if (tensor.grad_layout) {
-        clear<Element>(*tensor.grad_layout, tensor.grad, from, stop);
-      } else {
-        std::memset(at<Element>(tensor.grad, from), 0, run.n * sizeof(Element));
-      }
+  const std::size_t stride = by_blocks ? block_size : end - begin;
+  for (; begin < end; begin += stride) {
+    const std::size_t stop = std::min(begin + stride, end);
+    const Run run = run_of<Element>(tensor, factors, begin, stop, buffer);
+    tensor.prepared->loop(*tensor.prepared, run);
+    if (tensor.average) {
+      kernels.average[static_cast<int>(tensor.dtype)](at<Element>(tensor.average, begin), run.param,
+                                                      run.n, *tensor.settings->average_decay);
     }
-  });
+    if (!tensor.clear_grad) continue;
+    if (tensor.grad_layout) {
+      clear<Element>(*tensor.grad_layout, tensor.grad, begin, stop);
+    } else {
+      std::memset(at<Element>(tensor.grad, begin), 0, run.n * sizeof(Element));
+    }
+  }
 }
 
 // Sums of squares at three scales, 2**-1200, 1 and 2**1200: no float64 gradient leaves their range.
@@ -313,7 +311,11 @@ void step(const Kernels& kernels, std::vector<Tensor>& tensors, std::vector<Norm
     const Tensor& tensor = tensors[i];
     const Factors factors{factor_of(tensor, norms), ratios.empty() ? 1 : ratios[i]};
     const auto update_part = tensor.dtype == Dtype::f32 ? update<float> : update<double>;
-    update_part(kernels, tensor, factors, begin, end);
+    const Rows* const rows = visited_rows(tensor);
+    if (!rows) return update_part(kernels, tensor, factors, begin, end);
+    for_each_run(*rows, begin, end, [&](std::size_t from, std::size_t to) {
+      update_part(kernels, tensor, factors, from, to);
+    });
   });
   for (const Tensor& tensor : tensors) {
     if (!tensor.step_count) continue;

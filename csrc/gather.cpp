@@ -165,16 +165,17 @@ void Entries::look(std::size_t i, const Found& found, Held& held) {
   const Subject param_subject{parameter_role, own.name};
   const Subject grad_subject{gradient_role, own.name};
   const Array param = view_parameter(found.param, param_subject);
-  const std::optional<Array> grad = view_if_dense(found.grad, grad_subject);
+  Array grad;
+  const bool dense = view_if_dense(found.grad, grad_subject, grad);
   if (own.like.object) match_states(param, own.like, param_subject);
   extents_.add(param);
   tensor.param = param.data;
-  if (!grad) return look_at_rows(i, found, param, held);
-  match(*grad, param, grad_subject);
-  if (found.clears_own) require_clearable(*grad, grad_subject);
-  extents_.add(*grad);
-  set_gradient(tensor, *grad, param, layouts_);
-  rows_[i].form = form_of(param, *grad);
+  if (!dense) return look_at_rows(i, found, param, held);
+  match(grad, param, grad_subject);
+  if (found.clears_own) require_clearable(grad, grad_subject);
+  extents_.add(grad);
+  set_gradient(tensor, grad, param, layouts_);
+  rows_[i].form = form_of(param, grad);
 }
 
 void Entries::look_at_rows(std::size_t i, const Found& found, const Array& param, Held& held) {

@@ -103,17 +103,15 @@ inline const Rows* visited_rows(const Tensor& tensor) {
 }
 
 // Calls visit(begin, end) for each run of adjacent elements of the parameter that elements `begin`
-// to `end` of all that are visited are.
+// to `end` of these rows are.
 template <class Visit>
-void for_each_run(const Tensor& tensor, std::size_t begin, std::size_t end, const Visit& visit) {
-  const Rows* const rows = visited_rows(tensor);
-  if (!rows) return visit(begin, end);
+void for_each_run(const Rows& rows, std::size_t begin, std::size_t end, const Visit& visit) {
   while (begin < end) {
-    const std::size_t k = begin / rows->width, offset = begin % rows->width;
+    const std::size_t k = begin / rows.width, offset = begin % rows.width;
     std::size_t next = k + 1;
-    while (next * rows->width < end && rows->numbers[next] == rows->numbers[next - 1] + 1) ++next;
-    const std::size_t stop = std::min(next * rows->width, end);
-    const std::size_t from = rows->numbers[k] * rows->width + offset;
+    while (next * rows.width < end && rows.numbers[next] == rows.numbers[next - 1] + 1) ++next;
+    const std::size_t stop = std::min(next * rows.width, end);
+    const std::size_t from = rows.numbers[k] * rows.width + offset;
     visit(from, from + (stop - begin));
     begin = stop;
   }

@@ -1,6 +1,8 @@
 // Checks the rows of sparse gradients against their parameters, and puts them in order.
 #include "rows.hpp"
 
+#include <pybind11/stl.h>
+
 #include <algorithm>
 #include <tuple>
 #include <utility>
