@@ -34,6 +34,7 @@ class Settings:
         clip_max: float = ...,
         adapts: bool = ...,
         average_decay: float | None = ...,
+        absent: str = ...,
     ) -> None: ...
 
 class Norm:

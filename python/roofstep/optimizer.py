@@ -128,6 +128,10 @@ class Optimizer:
         """Whether the rule's trust ratio is taken, for a parameter with these decays."""
         return False
 
+    def _absent(self, group: Mapping[str, Any]) -> str:
+        """What a sparse gradient does to the rows that it has not: `Absent` in csrc/engine.hpp."""
+        return "refused"
+
     def _multiplier(self, name: str, parameter: Parameter) -> float:
         """The parameter's own factor on the learning rate."""
         return parameter.learning_rate

@@ -7,6 +7,8 @@ from decimal import Context, Decimal
 from functools import partial
 from typing import Any, ClassVar
 
+import numpy as np
+
 from roofstep import checks
 from roofstep.clip import ClipGradBase
 from roofstep.optimizer import Optimizer
@@ -28,6 +30,12 @@ def fading(momentum_decay: float) -> dict[str, float]:
     # rule raises it to the number of the step.
     fade = Context(prec=50).power(Decimal("0.96"), Decimal(momentum_decay))
     return {"fade": float(fade), "fade_rest": float(fade - Decimal(float(fade)))}
+
+
+def resting(epsilon: float) -> str:
+    """What Adagrad does to rows without a gradient: nothing, if its epsilon is one."""
+    # Of an epsilon that a dtype takes for 0 a gradient of zeros makes 0 / 0.
+    return "resting" if np.float32(epsilon) > 0 else "moved"
 
 
 class _DecoupledDecay(Optimizer):
@@ -123,6 +131,9 @@ class SGD(Optimizer):
 
     def _rule(self, group: Mapping[str, Any]) -> str:
         return "sgd"
+
+    def _absent(self, group: Mapping[str, Any]) -> str:
+        return "resting"
 
 
 class Momentum(Optimizer):
@@ -550,6 +561,9 @@ class Adagrad(Optimizer):
     def _rule(self, group: Mapping[str, Any]) -> str:
         return "adagrad"
 
+    def _absent(self, group: Mapping[str, Any]) -> str:
+        return resting(group["epsilon"])
+
     def _initial(
         self, group: Mapping[str, Any], name: str, parameter: Parameter, state: str
     ) -> float:
@@ -700,10 +714,12 @@ class Adam(Optimizer):
         beta1: :math:`\beta_1` in [0, 1). Default 0.9.
         beta2: :math:`\beta_2` in [0, 1). Default 0.999.
         epsilon: :math:`\epsilon` >= 0. Default 1e-8.
-        parameters: see `Optimizer`; groups may also set beta1, beta2, epsilon, amsgrad.
+        parameters: see `Optimizer`; groups may also set beta1, beta2, epsilon, lazy_mode,
+            amsgrad.
         weight_decay: see `Optimizer`. Default None.
         grad_clip: see `Optimizer`. Default None.
-        lazy_mode: False; it concerns sparse gradients, which do not exist yet.
+        lazy_mode: leave the rows that a sparse gradient has not as they are; see above. Default
+            False.
         multi_precision: either value: float32 and float64 are stepped in their own precision.
         use_multi_tensor: either value: all parameters are stepped in one call.
         amsgrad: keep the maximum of v. Default False.
@@ -722,7 +738,11 @@ class Adam(Optimizer):
         array([0.75])
     """
 
-    _settings: ClassVar = {**_Adaptive._settings, "amsgrad": checks.flag}
+    _settings: ClassVar = {
+        **_Adaptive._settings,
+        "lazy_mode": checks.flag,
+        "amsgrad": checks.flag,
+    }
 
     def __init__(
         self,
@@ -739,7 +759,6 @@ class Adam(Optimizer):
         amsgrad: bool = False,
         name: str | None = None,
     ) -> None:
-        _not_yet(lazy_mode=lazy_mode)
         checks.flag("multi_precision", multi_precision)
         checks.flag("use_multi_tensor", use_multi_tensor)
         super().__init__(
@@ -751,11 +770,15 @@ class Adam(Optimizer):
             beta1=beta1,
             beta2=beta2,
             epsilon=epsilon,
+            lazy_mode=lazy_mode,
             amsgrad=amsgrad,
         )
 
     def _rule(self, group: Mapping[str, Any]) -> str:
         return "amsgrad" if group["amsgrad"] else "adam"
+
+    def _absent(self, group: Mapping[str, Any]) -> str:
+        return "left" if group["lazy_mode"] else "moved"
 
 
 class AdamW(_DecoupledDecay, Adam):
@@ -774,7 +797,8 @@ class AdamW(_DecoupledDecay, Adam):
         beta1: :math:`\beta_1` in [0, 1). Default 0.9.
         beta2: :math:`\beta_2` in [0, 1). Default 0.999.
         epsilon: :math:`\epsilon` >= 0. Default 1e-8.
-        parameters: see `Optimizer`; groups may also set beta1, beta2, epsilon, amsgrad.
+        parameters: see `Optimizer`; groups may also set beta1, beta2, epsilon, lazy_mode,
+            amsgrad.
         weight_decay: :math:`\lambda`, a number, or None for none. Default 0.01.
         use_lowprecision_moment: False; low-precision states do not exist yet.
         lr_ratio: a function of the parameter that gives a factor >= 0 on its learning rate, for
@@ -783,7 +807,8 @@ class AdamW(_DecoupledDecay, Adam):
             Default None: all decay. Both functions are asked when settings have changed, not at
             every step.
         grad_clip: see `Optimizer`. Default None.
-        lazy_mode: False; it concerns sparse gradients, which do not exist yet.
+        lazy_mode: leave the rows that a sparse gradient has not as they are; see above. Default
+            False.
         multi_precision: either value: float32 and float64 are stepped in their own precision.
         amsgrad: keep the maximum of v. Default False.
         name: shown in the repr.

@@ -9,10 +9,11 @@ from typing import Any, NoReturn
 
 import numpy as np
 import paddle
+from paddle.utils.dlpack import from_dlpack
 
 from roofstep import _core, checks
 from roofstep.regularizer import L1Decay, L2Decay, WeightDecayRegularizer, as_regularizer
-from roofstep.tensors import TensorParameter
+from roofstep.tensors import Rows, TensorParameter, as_numbers
 
 Array = np.ndarray[Any, Any]
 
@@ -81,14 +82,14 @@ class PaddleParameter(TensorParameter):
         new = self.grad
         if new is None or old is None:
             return new is not old
-        return not old._is_initialized() or bool(new.data_ptr() != old.data_ptr())
+        return not old._is_initialized() or bool(_address(new) != _address(old))
 
     @property
     def lasting_grad(self) -> Any:
         """A tensor over the gradient's memory, which Paddle takes from all that it calls `grad`."""
         grad = self.grad
-        if grad is None:
-            return None
+        if grad is None or grad.is_selected_rows():  # of these Paddle takes nothing
+            return grad
         return self.as_own(_core.as_numpy(grad, str(self.name), "the gradient of parameter "))
 
     def as_own(self, array: Array) -> paddle.Tensor:
@@ -123,6 +124,21 @@ class PaddleParameter(TensorParameter):
             f"which would lose its name and settings; save the model and the optimizer's "
             f"state_dict(), or use copy.deepcopy()"
         )
+
+
+def _address(grad: paddle.Tensor) -> Any:
+    if grad.is_selected_rows():
+        return grad.get_selected_rows().get_tensor()._ptr()
+    return grad.data_ptr()
+
+
+def rows_of(gradient: paddle.Tensor, who: str) -> Rows | None:
+    """The rows of Paddle's SelectedRows, the values where they lie; see `roofstep.tensors`."""
+    if not gradient.is_selected_rows():
+        return None
+    selected = gradient.get_selected_rows()
+    values = from_dlpack(selected.get_tensor()._to_dlpack())
+    return as_numbers(selected.rows()), values, selected.height()
 
 
 def as_parameter(tensor: paddle.Tensor) -> PaddleParameter:

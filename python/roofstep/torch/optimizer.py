@@ -109,6 +109,10 @@ class Optimizer(torch.optim.Optimizer):
         """Whether the rule's trust ratio is taken, for a parameter with these decays."""
         return False
 
+    def _absent(self, group: Mapping[str, Any]) -> str:
+        """What a sparse gradient does to the rows that it has not: `Absent` in csrc/engine.hpp."""
+        return "refused"
+
     def _multiplier(self, name: str, parameter: Parameter) -> float:
         """The parameter's own factor on the learning rate."""
         return 1.0
@@ -228,7 +232,7 @@ class Optimizer(torch.optim.Optimizer):
         return loss
 
     # torch.compile leaves it as it is. (Its public name would import the compiler at once.)
-    @torch._disable_dynamo
+    @torch._disable_dynamo  # type: ignore[untyped-decorator]
     def _step(self, tensor: torch.Tensor | None, grad_scale: float = 1.0) -> None:
         """Steps all parameters, or this one."""
         run = self._current(tensor)
