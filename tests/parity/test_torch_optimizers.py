@@ -79,6 +79,14 @@ def test_numbers(name: str, options: dict[str, Any], dtype: torch.dtype) -> None
     assert pair.compare() > 0 or name == "Rprop"
 
 
+def test_the_rate_of_asgd_has_the_digits_of_torch() -> None:
+    """It is a number of the default dtype, whatever the parameter's, and so from the first step."""
+    pair = Pair("ASGD", torch.float64, lr=0.1, lambd=0.1)
+    pair.run(range(6))
+    assert pair.mine.optimizer.state[pair.mine.parameters[0]]["eta"].dtype == torch.float32
+    pair.compare()
+
+
 @every_class
 def test_foreach_and_fused_ask_for_what_is_so(name: str) -> None:
     """Any value changes nothing, nor do both together, which torch refuses."""
