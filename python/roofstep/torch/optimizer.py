@@ -18,7 +18,7 @@ from roofstep import _core, checks, plan, state, threads
 from roofstep.clip import ClipGradBase, ClipGradByGlobalNorm, as_clip, is_fused
 from roofstep.parameter import Parameter
 from roofstep.plan import Held, Plan
-from roofstep.torch.state import Own, Row, Seen
+from roofstep.torch.state import Own, Row, Seen, scalar_dtype
 from roofstep.torch.tensors import TorchParameter
 
 Array = np.ndarray[Any, Any]
@@ -333,7 +333,7 @@ class Optimizer(torch.optim.Optimizer):
             own = self.state[run.parameters[name].data]
             first = {"step": 0.0, self._number: self._first_number(groups[name])}
             for key in self._scalars():
-                own.setdefault(key, torch.tensor(first.get(key, 1.0), dtype=torch.float64))
+                own.setdefault(key, torch.tensor(first.get(key, 1.0), dtype=scalar_dtype()))
         for name, s, array in made:
             self.state[run.parameters[name].data][self._names[s]] = torch.from_numpy(array)
 

@@ -14,6 +14,11 @@ Array = np.ndarray[Any, Any]
 Own = dict[str, Any]  # what is kept of one parameter
 
 
+def scalar_dtype() -> torch.dtype:
+    """That of a number in the state, as torch chooses it."""
+    return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+
+
 class Row:
     """A number of each parameter, and one tensor whose elements show them in the state.
 
@@ -23,8 +28,7 @@ class Row:
 
     def __init__(self, numbers: Array) -> None:
         self.numbers = numbers
-        wide = torch.get_default_dtype() == torch.float64  # as torch chooses it
-        self.tensor = torch.zeros(len(numbers), dtype=torch.float64 if wide else torch.float32)
+        self.tensor = torch.zeros(len(numbers), dtype=scalar_dtype())
         self._shown = self.tensor.numpy()
         self.show()
 
