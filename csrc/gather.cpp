@@ -183,12 +183,12 @@ void Entries::look(std::size_t i, const Found& found, Held& held) {
   const Array param = view_parameter(found.param, param_subject);
   Array grad;
   const bool dense = view_if_dense(found.grad, grad_subject, grad);
+  if (dense) match(grad, param, grad_subject);
+  if (dense && found.clears_own) require_clearable(grad, grad_subject);
   if (own.like.object) match_states(param, own.like, param_subject);
   extents_.add(param);
   tensor.param = param.data;
   if (!dense) return look_at_rows(i, found, param, held);
-  match(grad, param, grad_subject);
-  if (found.clears_own) require_clearable(grad, grad_subject);
   extents_.add(grad);
   set_gradient(tensor, grad, param, layouts_);
   rows_[i].form = form_of(param, grad);

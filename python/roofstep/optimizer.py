@@ -31,6 +31,9 @@ class Optimizer:
     it is in force. torch's autograd is told of every write: a backward pass that needs the values
     from before a step refuses. States are NumPy arrays in all cases.
 
+    A sparse gradient has some rows of its parameter, as that of an embedding: `SelectedRows`, or
+    what torch and Paddle make with ``sparse=True``. `SGD`, `Adagrad`, `Adam` and `AdamW` take it.
+
     Args:
         learning_rate: a number >= 0, or a schedule: an object that gives the rate when called and
             moves on by ``step()``, such as those of `roofstep.lr`. The user steps the schedule.
@@ -542,11 +545,11 @@ class Optimizer:
 
         Args:
             set_to_zero: keep the arrays and fill them with zeros instead. A later step then still
-                moves whatever has momentum.
+                moves whatever has momentum. Sparse gradients are refused.
 
         Raises:
-            TypeError, ValueError: a gradient to be filled is no writable array. Nothing has been
-                written then.
+            TypeError, ValueError: a gradient to be filled is no writable dense array. Nothing has
+                been written then.
         """
         held = [(n, p) for n, p in self._parameters.items() if p.grad is not None]
         if not checks.flag("set_to_zero", set_to_zero):

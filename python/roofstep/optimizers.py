@@ -94,7 +94,9 @@ class SGD(Optimizer):
 
     .. math:: p \leftarrow p - \eta g
 
-    (Robbins & Monro, A stochastic approximation method, 1951.)
+    A sparse gradient (`SelectedRows`, or torch's or Paddle's) moves the rows that it has, and with
+    decay all rows, by the bits of the dense gradient. (Robbins & Monro, A stochastic approximation
+    method, 1951.)
 
     Args:
         learning_rate: :math:`\eta`, a number >= 0 or a schedule. Default 0.001.
@@ -508,8 +510,9 @@ class Adagrad(Optimizer):
 
     .. math:: m \leftarrow m + g^2, \qquad p \leftarrow p - \eta \frac{g}{\sqrt{m} + \epsilon}
 
-    (Duchi, Hazan & Singer, Adaptive subgradient methods for online learning and stochastic
-    optimization, 2011.)
+    A sparse gradient (`SelectedRows`, or torch's or Paddle's) moves the rows that it has, and with
+    decay all rows, by the bits of the dense gradient. (Duchi, Hazan & Singer, Adaptive subgradient
+    methods for online learning and stochastic optimization, 2011.)
 
     Args:
         learning_rate: :math:`\eta`, a number >= 0 or a schedule.
@@ -706,6 +709,16 @@ class Adam(Optimizer):
 
     where t counts the updates of this parameter. With ``amsgrad`` the largest v so far stands in
     the place of v in the last formula. Weight decay is coupled: it is added to g.
+
+    A sparse gradient (`SelectedRows`, or torch's or Paddle's) has only some rows R of g; the others
+    are zeros, by which m, v and p go on to move. With ``lazy_mode`` the formulas are those of the
+    rows that are there, and all else stays as it is:
+
+    .. math::
+        m_r, v_r, p_r \leftarrow m_r, v_r, p_r \qquad r \notin R
+
+    decay included, while t counts on for all rows. Nothing is read or written for them, so that a
+    step takes the time of the rows in R. Averages of weights are refused then.
     (Kingma & Ba, Adam: a method for stochastic optimization, 2015; Reddi et al., On the convergence
     of Adam and beyond, 2018.)
 
@@ -736,6 +749,17 @@ class Adam(Optimizer):
         >>> opt.step()
         >>> w.data
         array([0.75])
+
+        Of an embedding a batch touches a few rows:
+
+        >>> table = roofstep.Parameter(np.ones((3, 2)))
+        >>> opt = roofstep.Adam(0.25, parameters=[table], epsilon=0.0, lazy_mode=True)
+        >>> table.grad = roofstep.SelectedRows(np.array([2]), np.array([[8.0, -8.0]]))
+        >>> opt.step()
+        >>> table.data
+        array([[1.  , 1.  ],
+               [1.  , 1.  ],
+               [0.75, 1.25]])
     """
 
     _settings: ClassVar = {
@@ -790,7 +814,8 @@ class AdamW(_DecoupledDecay, Adam):
         \right)
 
     m and v do not see the decay. A parameter's own regularizer is still added to its gradient, as
-    in Paddle. (Loshchilov & Hutter, Decoupled weight decay regularization, 2019.)
+    in Paddle. Sparse gradients are taken as by `Adam`; with ``lazy_mode`` the rows that are not
+    there do not decay. (Loshchilov & Hutter, Decoupled weight decay regularization, 2019.)
 
     Args:
         learning_rate: :math:`\eta`, a number >= 0 or a schedule. Default 0.001.
@@ -807,8 +832,7 @@ class AdamW(_DecoupledDecay, Adam):
             Default None: all decay. Both functions are asked when settings have changed, not at
             every step.
         grad_clip: see `Optimizer`. Default None.
-        lazy_mode: leave the rows that a sparse gradient has not as they are; see above. Default
-            False.
+        lazy_mode: leave the rows that a sparse gradient has not as they are. Default False.
         multi_precision: either value: float32 and float64 are stepped in their own precision.
         amsgrad: keep the maximum of v. Default False.
         name: shown in the repr.

@@ -13,6 +13,7 @@ from paddle.utils.dlpack import from_dlpack
 
 from roofstep import _core, checks
 from roofstep.regularizer import L1Decay, L2Decay, WeightDecayRegularizer, as_regularizer
+from roofstep.rows import SelectedRows
 from roofstep.tensors import Rows, TensorParameter, as_numbers
 
 Array = np.ndarray[Any, Any]
@@ -86,11 +87,19 @@ class PaddleParameter(TensorParameter):
 
     @property
     def lasting_grad(self) -> Any:
-        """A tensor over the gradient's memory, which Paddle takes from all that it calls `grad`."""
+        """A tensor over the gradient's memory, which Paddle takes from all that it calls `grad`.
+
+        Of Paddle's SelectedRows it is roofstep's.
+        """
         grad = self.grad
-        if grad is None or grad.is_selected_rows():  # of these Paddle takes nothing
-            return grad
-        return self.as_own(_core.as_numpy(grad, str(self.name), "the gradient of parameter "))
+        if grad is None:
+            return None
+        role = "the gradient of parameter "
+        sparse = rows_of(grad, role + repr(self.name))
+        if sparse is None:
+            return self.as_own(_core.as_numpy(grad, str(self.name), role))
+        numbers, values, _ = sparse
+        return SelectedRows(numbers, _core.as_numpy(values, str(self.name), role))
 
     def as_own(self, array: Array) -> paddle.Tensor:
         """A tensor over the array's memory."""

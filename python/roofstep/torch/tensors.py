@@ -63,8 +63,8 @@ def rows_of(gradient: torch.Tensor, who: str) -> Rows | None:
     if gradient.layout is not torch.sparse_coo or gradient.sparse_dim() != 1:
         raise ValueError(
             f"{who}: expected a dense gradient, or rows of one in a sparse COO tensor with "
-            f"sparse_dim 1, got layout {gradient.layout} with sparse_dim {gradient.sparse_dim()}; "
-            f"pass its to_dense()"
+            f"sparse_dim 1, got a sparse tensor of layout {gradient.layout} with sparse_dim "
+            f"{gradient.sparse_dim()}; pass its to_dense()"
         )
     return as_numbers(gradient._indices()[0].numpy()), gradient._values(), gradient.shape[0]
 
