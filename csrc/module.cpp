@@ -96,7 +96,10 @@ PYBIND11_MODULE(_core, m) {
            "absent"_a = "refused")
       .def_property(
           "learning_rate", [](const Settings& s) { return s.hyper.learning_rate; },
-          [](Settings& s, double value) { s.hyper.learning_rate = value; });
+          [](Settings& s, double value) { s.hyper.learning_rate = value; })
+      .def(
+          "assign", [](Settings& s, const Settings& other) { s = other; }, "other"_a,
+          "Takes over another's numbers; the rule must be the same.");
 
   py::class_<Norm>(m, "Norm", "One L2 norm over gradients, and its limit.")
       .def(py::init([](double limit) { return Norm{limit}; }), "limit"_a)

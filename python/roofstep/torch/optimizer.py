@@ -252,7 +252,8 @@ class Optimizer(torch.optim.Optimizer):
             rate, gradients, run.counts, run.numbers, grad_scale=grad_scale
         ):
             names = [[*run.parameters][i] for i in missing]
-            self._create_states(run, names)
+            # Of a run made anew, as a state may begin with a group's rate, which no run looks at.
+            self._create_states(self._make(tensor, ()), names)
             run = self._current(tensor, names)
         self._show(run)
         self._norms[None if tensor is None else id(tensor)] = run.plan.norms + measured
@@ -261,17 +262,47 @@ class Optimizer(torch.optim.Optimizer):
         """The run of all parameters, or of one, as things stand; `fresh` have just got states."""
         key = None if tensor is None else id(tensor)
         run = self._runs.get(key)
-        if run is None or not self._holds(run, tensor):
+        if run is None or not self._holds(run, tensor) or not self._settle(run):
             run = self._runs[key] = self._make(tensor, fresh)
         return run
 
     def _holds(self, run: Run, tensor: torch.Tensor | None) -> bool:
-        if not run.held.still_in(self._watched()) or not run.seen.still(self._owns(tensor)):
+        """Whether the parameters and their states are those of the run."""
+        if not run.seen.still(self._owns(tensor)):
             return False
         if tensor is not None:
             return True
         now = [*chain.from_iterable(group["params"] for group in self.param_groups)]
         return len(now) == len(run.tensors) and all(map(is_, now, run.tensors))
+
+    def _settle(self, run: Run) -> bool:
+        """Whether the run has the settings in force, be it by taking over other numbers.
+
+        Some schedules change numbers at every step, and a plan is made in microseconds for each
+        parameter.
+        """
+        if run.held.still_in(self._watched()):
+            return True
+        kinds = run.plan.kinds
+        if run.plan.tasks or not {id(k.group["of"]) for k in kinds} <= {
+            *map(id, self.param_groups)
+        }:
+            return False
+        groups = [self._complete(k.group["of"], k.group["params"]) for k in kinds]
+        for kind, group in zip(kinds, groups, strict=True):
+            same = ("grad_clip", "rescale_grad")
+            if self._rule(group) != self._rule(kind.group) or any(
+                group[key] != kind.group[key] for key in same
+            ):
+                return False
+        firsts = [{**group, "params": group["params"][:1]} for group in groups]
+        parameters = {str(p.name): p for group in firsts for p in group["params"]}
+        for kind, new in zip(kinds, plan.make(self, firsts, parameters, {}).kinds, strict=True):
+            kind.settings.assign(new.settings)
+        for kind, group in zip(kinds, groups, strict=True):
+            kind.group = group
+        run.held = Held(self._watched(), "lr")
+        return True
 
     def _watched(self) -> list[Mapping[str, Any]]:
         return [*self.param_groups, {"grad_clip": self.grad_clip}]
