@@ -8,6 +8,7 @@ import inspect
 import pkgutil
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -16,11 +17,19 @@ from roofstep import _core, traffic
 
 TOP = Path(__file__).parents[1]
 PAGES = [TOP / "README.md", *sorted(TOP.glob("docs/*.md"))]
-PACKAGE = pkgutil.walk_packages(roofstep.__path__, "roofstep.")
-# Those of other libraries are imported with them: tests/parity/test_tensors.py runs theirs.
-MODULES = [
-    m.name for m in PACKAGE if m.name.split(".")[1] not in ("_core", "jax", "paddle", "torch")
-]
+
+
+def modules(package: ModuleType) -> list[str]:
+    """The names of all modules in it but those of other libraries, which import these."""
+    found = []
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        if module.name.split(".")[1] not in ("_core", "jax", "paddle", "torch"):
+            inner = modules(importlib.import_module(module.name)) if module.ispkg else []
+            found += [module.name, *inner]
+    return found
+
+
+MODULES = modules(roofstep)  # tests/parity/test_tensors.py has the others
 CLASSES = [
     value
     for module in (roofstep, roofstep.lr)

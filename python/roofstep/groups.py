@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from roofstep import _core, checks, tensors
+from roofstep import _core, checks, libraries, tensors
 from roofstep.parameter import Parameter
 
 
@@ -83,7 +83,8 @@ def read(parameters: Iterable[Any], what: str = "parameters") -> list[dict[str, 
                 f"name its parameters there"
             )
         params = item["params"]
-        if isinstance(params, Parameter) or _core.is_tensor(params):
+        alone = isinstance(params, Parameter) or _core.is_tensor(params)
+        if alone or libraries.static_graphs([params]) is not None:
             params = [params]
         row = _row("'params' of a group", params, "parameters")
         groups.append({**item, "params": tuple(_as_parameter(what, item) for item in row)})
@@ -109,6 +110,9 @@ def _as_parameter(what: str, item: Any) -> Parameter:
         return Parameter(item)
     if _core.is_tensor(item):
         return tensors.as_parameter(item)
+    if (static := libraries.static_graphs([item])) is not None:
+        made: Parameter = static.as_parameter(item)
+        return made
     raise TypeError(
         f"{what}: expected roofstep.Parameter, NumPy arrays, or tensors of torch >= 2.10 or Paddle "
         f">= 3.3, got {_kind(item)}; wrap its memory, as in roofstep.Parameter(array)"

@@ -11,6 +11,7 @@ import numpy as np
 from roofstep import _core, checkpoint, checks, groups, plan, state, tensors, threads
 from roofstep.clip import ClipGradBase, as_clip
 from roofstep.gradients import Directory, Gradients, as_pairs, as_row, differentiate
+from roofstep.libraries import static_graphs
 from roofstep.parameter import Parameter
 from roofstep.regularizer import FusedDecay, as_regularizer, decay_of
 
@@ -54,12 +55,16 @@ class Optimizer:
     Attributes:
         param_groups: the groups with the settings in force, a list of dicts. Settings may be
             edited; they are checked and take effect at the next step.
+        last_error: what the last step in a run of a Paddle program failed with, or None; Paddle
+            raises a SystemError in its place.
 
     Raises:
         TypeError: an argument is of another type.
         ValueError: a value is out of range, parameters are empty or twice there, a group has an
             unknown key, or a parameter cannot be stepped in place.
     """
+
+    last_error: BaseException | None = None
 
     # The rule's own settings, all of which a group may set, and how each is checked.
     _settings: ClassVar[dict[str, checks.Check]] = {}
@@ -356,7 +361,7 @@ class Optimizer:
                 raise ValueError("no weights are averaged; call average_weights(), and step, first")
             self._current_plan()  # drops averages of groups that have stopped
             pairs = tuple(
-                (name, parameter.array, self._states[name]["average"])
+                (name, parameter.live, self._states[name]["average"])
                 for name, parameter in self._parameters.items()
                 if "average" in self._states.get(name, {})
             )
@@ -400,7 +405,7 @@ class Optimizer:
     def backward(
         self,
         loss: Any,
-        startup_program: None = None,
+        startup_program: Any = None,
         parameters: Which | None = None,
         no_grad_set: Which | None = None,
         callbacks: None = None,
@@ -419,6 +424,11 @@ class Optimizer:
         Raises:
             TypeError, ValueError: see `minimize`.
         """
+        if (static := static_graphs([loss])) is not None:
+            found: list[Pair] = static.backward(
+                self, loss, startup_program, parameters, no_grad_set, callbacks
+            )
+            return found
         checks.only_none(startup_program=startup_program, callbacks=callbacks)
         with self._moving(parameters, no_grad_set) as chosen:
             gradients, _ = differentiate(loss, self._parameters, chosen)
@@ -440,6 +450,9 @@ class Optimizer:
                 `step`. Nothing has been written then.
         """
         pairs = as_pairs(params_grads)
+        if (static := static_graphs(which for which, _ in pairs)) is not None:
+            updates: list[Any] = static.apply_gradients(self, pairs)
+            return updates
         with self._adopting([which for which, _ in pairs] or None):
             self._step(tuple(Directory(self._parameters).arrange(pairs)))
         return []
@@ -447,7 +460,7 @@ class Optimizer:
     def minimize(
         self,
         loss: Any,
-        startup_program: None = None,
+        startup_program: Any = None,
         parameters: Which | None = None,
         no_grad_set: Which | None = None,
     ) -> tuple[list[Any], list[Pair]]:
@@ -482,6 +495,11 @@ class Optimizer:
             >>> w.data
             array([0.375])
         """
+        if (static := static_graphs([loss])) is not None:
+            found: tuple[list[Any], list[Pair]] = static.minimize(
+                self, loss, startup_program, parameters, no_grad_set
+            )
+            return found
         checks.only_none(startup_program=startup_program)
         with self._moving(parameters, no_grad_set) as chosen:
             gradients, obtained = differentiate(loss, self._parameters, chosen)
@@ -663,6 +681,8 @@ class Optimizer:
             for group, restored in zip(self.param_groups, new.groups, strict=True):
                 group.update(restored)
             adopt()
+            for parameter in self._parameters.values():
+                parameter.expect_other_memory()
 
     def _checkpoint(self) -> checkpoint.Checkpoint:
         groups = [self._complete(group) for group in self.param_groups]

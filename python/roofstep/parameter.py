@@ -148,9 +148,17 @@ class Parameter:
         return self.data
 
     @property
+    def live(self) -> np.ndarray[Any, Any]:
+        """The same, to be written outside of a step."""
+        return self.array
+
+    @property
     def walked(self) -> Any:
         """What a step reads the data and the gradient from; see csrc/gather.hpp."""
         return self
+
+    def expect_other_memory(self) -> None:
+        """Lets the states, which have just been loaded, belong to whatever the data is next."""
 
     def is_at(self, array: np.ndarray[Any, Any]) -> bool:
         """Whether the data still is what `array` gave earlier."""

@@ -12,25 +12,11 @@ import paddle
 from paddle.utils.dlpack import from_dlpack
 
 from roofstep import _core, checks
-from roofstep.regularizer import L1Decay, L2Decay, WeightDecayRegularizer, as_regularizer
+from roofstep.regularizer import WeightDecayRegularizer, as_regularizer
 from roofstep.rows import SelectedRows
 from roofstep.tensors import Rows, TensorParameter, as_numbers
 
 Array = np.ndarray[Any, Any]
-
-
-class PaddleRegularizer(WeightDecayRegularizer):
-    """A regularizer that was written for Paddle: it is called with the tensor itself."""
-
-    def __init__(self, regularizer: Any) -> None:
-        self._regularizer = regularizer
-
-    def __call__(self, param: Any, grad: Any, block: None = None) -> Any:
-        """The term that is added to the gradient."""
-        return self._regularizer(param.data, grad, block)
-
-    def __repr__(self) -> str:
-        return repr(self._regularizer)
 
 
 class PaddleParameter(TensorParameter):
@@ -59,13 +45,7 @@ class PaddleParameter(TensorParameter):
     @property
     def regularizer(self) -> WeightDecayRegularizer | None:  # type: ignore[override]
         """Its own decay, one of Paddle's or of roofstep's."""
-        own: Any = getattr(self.data, "regularizer", None)
-        if type(own) is paddle.regularizer.L1Decay:
-            return L1Decay(own._coeff)
-        if type(own) is paddle.regularizer.L2Decay:
-            return L2Decay(own._coeff)
-        if isinstance(own, paddle.regularizer.WeightDecayRegularizer):
-            return PaddleRegularizer(own)
+        own = getattr(self.data, "regularizer", None)
         return as_regularizer(f"regularizer of {self.name!r}", own)
 
     @property
