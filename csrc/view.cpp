@@ -180,6 +180,12 @@ void require_ndarray(PyObject* object, const Subject& subject) {
                          "keep it an array of no dimensions with numpy.asarray(value)");
   }
   if (!PyArray_Check(object)) {
+    if (text_of(py::type::of(object).attr("__module__")).rfind("jax", 0) == 0) {
+      throw py::type_error(subject.text() +
+                           ": expected a NumPy array, got one of JAX, which cannot be written; "
+                           "keep parameters in NumPy, as in jax.tree.map(numpy.array, params), and "
+                           "give gradients to roofstep.jax.apply_gradients");
+    }
     throw py::type_error(subject.text() +
                          ": expected a NumPy array or a torch or Paddle tensor of float32 or "
                          "float64, got " +
