@@ -145,7 +145,7 @@ const void* read(const Tensor& tensor, std::size_t begin, std::size_t end, void*
 
 // What is a factor on a tensor and known only once all its elements have been seen.
 struct Factors {
-  double clip, trust;
+  double gradient, trust;
 };
 
 template <class Element>
@@ -158,13 +158,19 @@ Run run_of(const Tensor& tensor, Factors factors, std::size_t begin, std::size_t
   for (int s = 0; s < max_states; ++s) {
     run.states[s] = at_if_there<Element>(tensor.states[s], begin);
   }
-  run.scale = tensor.settings->scale * factors.clip;
+  run.scale = tensor.settings->scale * factors.gradient;
   run.clip_min = tensor.settings->clip_min;
   run.clip_max = tensor.settings->clip_max;
   run.trust = factors.trust;
   run.measured = nullptr;
   run.fetch_ahead = fetch_ahead();
   return run;
+}
+
+// The weight of the new value in the mean that the user asks for, or else the rule.
+double mean_weight(const Tensor& tensor) {
+  const std::optional<double>& decay = tensor.settings->average_decay;
+  return decay ? 1 - *decay : tensor.prepared->weight;
 }
 
 template <class Element>
@@ -179,7 +185,7 @@ void update(const Kernels& kernels, const Tensor& tensor, Factors factors, std::
     tensor.prepared->loop(*tensor.prepared, run);
     if (tensor.average) {
       kernels.average[static_cast<int>(tensor.dtype)](at<Element>(tensor.average, begin), run.param,
-                                                      run.n, *tensor.settings->average_decay);
+                                                      run.n, mean_weight(tensor));
     }
     if (!tensor.clear_grad) continue;
     if (tensor.grad_layout) {
@@ -243,7 +249,7 @@ void measure_grad(const Kernels& kernels, const Tensor& tensor, std::size_t begi
 }
 
 void take_norms(const Kernels& kernels, const std::vector<Tensor>& tensors, const Work& work,
-                std::vector<Norm>& norms) {
+                double unscale, std::vector<Norm>& norms) {
   Sums sums(tensors, [](const Tensor& tensor) { return tensor.norm >= 0; });
   for_each_part(tensors, work, [&](std::size_t i, std::size_t begin, std::size_t end) {
     const Tensor& tensor = tensors[i];
@@ -256,21 +262,21 @@ void take_norms(const Kernels& kernels, const std::vector<Tensor>& tensors, cons
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     if (tensors[i].norm >= 0) totals[tensors[i].norm].add(sums.total(i));
   }
-  for (std::size_t k = 0; k < norms.size(); ++k) norms[k].value = totals[k].norm();
+  for (std::size_t k = 0; k < norms.size(); ++k) norms[k].value = unscale * totals[k].norm();
 }
 
-double factor_of(const Tensor& tensor, const std::vector<Norm>& norms) {
-  return tensor.norm < 0 ? 1 : clip_factor(norms[tensor.norm]);
+double factor_of(const Tensor& tensor, double unscale, const std::vector<Norm>& norms) {
+  return tensor.norm < 0 ? unscale : unscale * clip_factor(norms[tensor.norm]);
 }
 
 template <class Element>
-void measure_update(const Kernels& kernels, const Tensor& tensor, double clip, std::size_t begin,
+void measure_update(const Kernels& kernels, const Tensor& tensor, double factor, std::size_t begin,
                     std::size_t end, BlockSum* params, BlockSum* measured) {
   alignas(64) unsigned char buffer[block_size * sizeof(Element)], out[sizeof buffer];
   const auto sum_squares = kernels.sum_squares[static_cast<int>(tensor.dtype)];
   for (; begin < end; begin += block_size) {
     const std::size_t stop = std::min(begin + block_size, end);
-    Run run = run_of<Element>(tensor, {clip, 1}, begin, stop, buffer);
+    Run run = run_of<Element>(tensor, {factor, 1}, begin, stop, buffer);
     run.measured = out;
     tensor.prepared->measure(*tensor.prepared, run);
     sum_squares(run.param, run.n, 0, params++);
@@ -281,7 +287,7 @@ void measure_update(const Kernels& kernels, const Tensor& tensor, double clip, s
 // The trust ratio of every tensor, by a pass that computes the updates and stores nothing; none at
 // all if no tensor adapts.
 std::vector<double> take_ratios(const Kernels& kernels, const std::vector<Tensor>& tensors,
-                                const Work& work, const std::vector<Norm>& norms) {
+                                const Work& work, double unscale, const std::vector<Norm>& norms) {
   const auto adapts = [](const Tensor& tensor) {
     return tensor.step_count && tensor.settings->adapts;
   };
@@ -293,8 +299,8 @@ std::vector<double> take_ratios(const Kernels& kernels, const std::vector<Tensor
     if (!adapts(tensor)) return;
     const auto measure_part =
         tensor.dtype == Dtype::f32 ? measure_update<float> : measure_update<double>;
-    measure_part(kernels, tensor, factor_of(tensor, norms), begin, end, &params.at(i, begin),
-                 &measured.at(i, begin));
+    measure_part(kernels, tensor, factor_of(tensor, unscale, norms), begin, end,
+                 &params.at(i, begin), &measured.at(i, begin));
   });
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const Tensor& tensor = tensors[i];
@@ -315,25 +321,26 @@ double clip_factor(const Norm& norm) {
 void measure(const Kernels& kernels, const std::vector<Tensor>& tensors, std::vector<Norm>& norms,
              int threads) {
   const DefaultFloatingPoint mode;
-  take_norms(kernels, tensors, cut(tensors, threads), norms);
+  take_norms(kernels, tensors, cut(tensors, threads), 1, norms);
 }
 
 void step(const Kernels& kernels, const std::vector<Tensor>& tensors, std::vector<Norm>& norms,
-          int threads) {
+          int threads, double grad_scale) {
   const DefaultFloatingPoint mode;
+  const double unscale = 1 / grad_scale;
   const Work work = cut(tensors, threads);
-  if (!norms.empty()) take_norms(kernels, tensors, work, norms);
-  const std::vector<double> ratios = take_ratios(kernels, tensors, work, norms);
+  if (!norms.empty()) take_norms(kernels, tensors, work, unscale, norms);
+  const std::vector<double> ratios = take_ratios(kernels, tensors, work, unscale, norms);
   for_each_part(tensors, work, [&](std::size_t i, std::size_t begin, std::size_t end) {
     const Tensor& tensor = tensors[i];
-    const Factors factors{factor_of(tensor, norms), ratios.empty() ? 1 : ratios[i]};
+    const Factors factors{factor_of(tensor, unscale, norms), ratios.empty() ? 1 : ratios[i]};
     const auto update_part = tensor.dtype == Dtype::f32 ? update<float> : update<double>;
     update_part(kernels, tensor, factors, begin, end);
   });
   for (const Tensor& tensor : tensors) {
     if (!tensor.step_count) continue;
     ++*tensor.step_count;
-    if (tensor.carried) *tensor.carried = tensor.carried_next;
+    if (tensor.carried) *tensor.carried = tensor.prepared->carried;
   }
 }
 

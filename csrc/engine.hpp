@@ -40,18 +40,18 @@ struct Tensor {
   void* param;
   void* grad;
   void* states[max_states];
-  void* average;              // null: its weights are not averaged
+  void* average;              // null: no mean is kept of its weights
   const Layout* grad_layout;  // null: that of the parameter
   const Settings* settings;
   const Prepared* prepared;
   std::int64_t* step_count;
   double* carried;  // null if the rule carries nothing
-  double carried_next;
 };
 
-// Clips, decays, updates, averages, and counts the step.
+// Clips, decays, updates, averages, and counts the step. Every gradient is one times `grad_scale`,
+// by which it is divided first of all.
 void step(const Kernels& kernels, const std::vector<Tensor>& tensors, std::vector<Norm>& norms,
-          int threads);
+          int threads, double grad_scale = 1);
 
 // The norms alone.
 void measure(const Kernels& kernels, const std::vector<Tensor>& tensors, std::vector<Norm>& norms,

@@ -3,6 +3,7 @@
 #include "gather.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <utility>
 
@@ -23,6 +24,21 @@ int ring_size(const Settings& settings) {
     if (!std::strcmp(rule.fields[i], rule.ring)) return static_cast<int>(settings.hyper.fields[i]);
   }
   return 0;
+}
+
+// Whether a mean of the weights is kept beside the rule's states.
+bool keeps_mean(const Settings& settings) {
+  return settings.average_decay || kernels().rules[settings.rule].mean;
+}
+
+// What a float32 gradient would be multiplied by instead must be a number > 0 there.
+void require_scale(double grad_scale) {
+  const float unscale = static_cast<float>(1 / grad_scale);
+  if (unscale > 0 && std::isfinite(unscale)) return;
+  throw py::value_error(
+      "grad_scale: expected a number > 0 of which float32 can hold the inverse, "
+      "got " +
+      py::repr(py::float_(grad_scale)).cast<std::string>());
 }
 
 template <class Visit>
@@ -119,7 +135,7 @@ void Entries::read_states(PyObject* states, std::size_t i) {
   Row& row = rows_[i];
   Particulars& own = particulars_[i];
   Tensor& tensor = tensors_[i];
-  const int count = row.rule->state_count + row.settings->average_decay.has_value();
+  const int count = row.rule->state_count + keeps_mean(*row.settings);
   row.lacks_states = count && states == Py_None;
   if (!count || row.lacks_states) return;
   if (!PyTuple_Check(states) || PyTuple_GET_SIZE(states) != count) {
@@ -207,8 +223,10 @@ py::list Entries::written(Held& held) const {
 }
 
 Entries::Done Entries::step(const std::optional<py::tuple>& gradients, const py::object& counts,
-                            const py::object& carried, bool clear_grad, int threads) {
+                            const py::object& carried, bool clear_grad, int threads,
+                            double grad_scale) {
   const DefaultFloatingPoint mode;
+  require_scale(grad_scale);
   std::int64_t* const step_counts = view_row<std::int64_t>(counts.ptr(), rows_.size());
   double* const carried_numbers = view_row<double>(carried.ptr(), rows_.size());
   if (gradients && gradients->size() != rows_.size()) {
@@ -271,7 +289,6 @@ Entries::Done Entries::step(const std::optional<py::tuple>& gradients, const py:
     if (row.rule->carried) {
       now.carried = carried_numbers[i];
       tensor.carried = carried_numbers + i;
-      tensor.carried_next = row.rule->carry(row.settings->hyper, now);
     }
     tensor.clear_grad = found.clears_own;
     tensor.step_count = step_counts + i;
@@ -285,7 +302,7 @@ Entries::Done Entries::step(const std::optional<py::tuple>& gradients, const py:
   {
     const Kernels& table = kernels();
     const py::gil_scoped_release release;
-    roofstep::step(table, tensors_, norms, threads);
+    roofstep::step(table, tensors_, norms, threads, grad_scale);
   }
   for (std::size_t k = 0; k < norms.size(); ++k) norms_[k]->value = norms[k].value;
   for (const py::object& own : cleared_after) own.attr("fill")(0);

@@ -43,7 +43,7 @@ py::dict rules() {
     const Rule& rule = kernels().rules[i];
     rules[rule.name] =
         py::make_tuple(names(rule.fields, rule.field_count), names(rule.states, rule.state_count),
-                       rule.carried, rule.ring);
+                       rule.carried, rule.ring, rule.mean);
   }
   return rules;
 }
@@ -87,7 +87,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("set_fetch_ahead", set_fetch_ahead, "bytes"_a, "Another: for tests and benchmarks.");
   m.def("rules", rules,
         "The update rules: name -> (fields, states, carried number or None, field that says how "
-        "many slots the last state has or None).");
+        "many slots the last state has or None, its own mean of the parameter or None).");
 
   py::class_<Settings>(m, "Settings", "What a step does to the parameters of one kind.")
       .def(py::init(&make_settings), "rule"_a, "fields"_a, py::kw_only(), "l1"_a = 0.0,
@@ -114,7 +114,7 @@ PYBIND11_MODULE(_core, m) {
                       py::custom_type_setup(collect_entries))
       .def(py::init<py::tuple, const std::vector<std::size_t>&>(), "rows"_a, "counted"_a)
       .def("step", &Entries::step, "gradients"_a, "counts"_a, "carried"_a, "clear_grad"_a,
-           "threads"_a, "Steps every parameter that has a gradient.");
+           "threads"_a, "grad_scale"_a = 1.0, "Steps every parameter that has a gradient.");
 
   m.def(
       "is_tensor", [](py::handle object) { return is_tensor(object.ptr()); }, "object"_a,

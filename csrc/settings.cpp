@@ -54,6 +54,9 @@ Settings make_settings(const std::string& rule, const py::dict& fields, double l
   settings.clip_max = std::max(scale * clip_min, scale * clip_max);
   if (adapts && !found->trust) throw py::value_error("rule " + rule + " has no trust ratio");
   settings.adapts = adapts;
+  if (average_decay && found->mean) {
+    throw py::value_error("rule " + rule + " keeps a mean of its own");
+  }
   settings.average_decay = average_decay;
   return settings;
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -278,10 +277,7 @@ class Optimizer:
         these was there; None if no norm clips, or before the first step.
         ``ClipGradByGlobalNorm(math.inf)`` measures and never clips.
         """
-        if not self._norms:
-            return None
-        values = [norm.value for norm in self._norms]
-        return values[0] if len(values) == 1 else math.hypot(*values)
+        return plan.combined(self._norms)
 
     # Averaged weights.
 

@@ -22,6 +22,14 @@ def _not_yet(**options: bool) -> None:
             )
 
 
+def fading(momentum_decay: float) -> dict[str, float]:
+    """The fields of NAdam's rule that stand for 0.96 to this power."""
+    # Not by libm, whose powers differ between machines in the last bit; in two doubles, since the
+    # rule raises it to the number of the step.
+    fade = Context(prec=50).power(Decimal("0.96"), Decimal(momentum_decay))
+    return {"fade": float(fade), "fade_rest": float(fade - Decimal(float(fade)))}
+
+
 class _DecoupledDecay(Optimizer):
     """`weight_decay` shrinks the weights beside the update; the gradient does not see it."""
 
@@ -1091,10 +1099,7 @@ class NAdam(Optimizer):
         return "nadam"
 
     def _fields(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        # Not by libm, whose powers differ between machines in the last bit; in two doubles, since
-        # the rule raises it to the number of the step.
-        fade = Context(prec=50).power(Decimal("0.96"), Decimal(group["momentum_decay"]))
-        return {**group, "fade": float(fade), "fade_rest": float(fade - Decimal(float(fade)))}
+        return {**group, **fading(group["momentum_decay"])}
 
 
 class Adan(_DecoupledDecay):
