@@ -78,7 +78,7 @@ def train(make_optimizer):
 
 start, own_loss, own = train(roofstep.Momentum)
 start, peer_loss, peer = train(PlainMomentum)
+assert np.array_equal(own.coef_.data, peer.coef_.data)
 times = compare(own.optimizer_.step, peer.optimizer_.step, budget=1.0).row()
 print(f"loss: {start:.4f} at the start, then {own_loss:.6f} by roofstep, {peer_loss:.6f} by NumPy")
 print(f"step: {times['own_us']:.1f} us of roofstep, {times['peer_us']:.1f} us of NumPy (medians)")
-assert np.array_equal(own.coef_.data, peer.coef_.data)

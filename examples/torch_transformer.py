@@ -16,7 +16,7 @@ from roofstep.timing import compare
 characters = inspect.getsource(argparse).encode()
 alphabet = sorted(set(characters))
 text = torch.tensor([alphabet.index(c) for c in characters])
-CONTEXT, WIDTH, STEPS = 64, 64, 200
+CONTEXT, WIDTH, STEPS = 64, 64, 100
 
 
 class Transformer(torch.nn.Module):
