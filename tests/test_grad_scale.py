@@ -11,20 +11,19 @@ import pytest
 
 import reference as ref
 import roofstep
-from roofstep import _core
-from test_exact import CLIPS, DTYPES, EVERY_ISA, RICH, Case, ordinary, same_bits
+from test_exact import CLIPS, DTYPES, RICH, Case, ordinary, same_bits
 
-SHAPES = ((70, 61), (), (4097,), (0,), (65_537,))
+SHAPES = ((70, 61), (), (4097,), (0,))
 
 
-def step(optimizer: roofstep.Optimizer, threads: int = 1, **grad_scale: float) -> None:
+def step(optimizer: roofstep.Optimizer, **grad_scale: float) -> None:
     """What `Optimizer.step` does, with a grad_scale, which no method of it takes as yet."""
     for again in (True, False):
         plan = optimizer._current_plan()
         for kind in plan.kinds:
             kind.settings.learning_rate = optimizer.get_lr()
         numbers = (optimizer._counts, optimizer._numbers)
-        missing, _ = plan.entries.step(None, *numbers, False, threads, **grad_scale)
+        missing, _ = plan.entries.step(None, *numbers, False, 2, **grad_scale)
         optimizer._norms = plan.norms
         if not missing:
             return
@@ -33,7 +32,7 @@ def step(optimizer: roofstep.Optimizer, threads: int = 1, **grad_scale: float) -
 
 
 def stepped(
-    case: Case, arrays: list[np.ndarray], gradients: Any, threads: int = 1, **grad_scale: float
+    case: Case, arrays: list[np.ndarray], gradients: Any, **grad_scale: float
 ) -> tuple[list[np.ndarray], list[float]]:
     """Parameters and states after these steps, and the norms of the last one."""
     arrays = [a.copy() for a in arrays]
@@ -42,7 +41,7 @@ def stepped(
     for row in gradients:
         for p, g in zip(parameters, row, strict=True):
             p.grad = g
-        step(optimizer, threads, **grad_scale)
+        step(optimizer, **grad_scale)
     saved = optimizer.state_dict().values()
     norms = [norm.value for norm in optimizer._norms]
     return [*arrays, *(v for v in saved if isinstance(v, np.ndarray))], norms
@@ -60,17 +59,12 @@ def test_it_is_the_step_on_the_divided_gradients(case: Case, clip: str, dtype: A
     arrays = [ordinary(rng, math.prod(s), dtype).reshape(s) for s in SHAPES]
     gradients = [[ordinary(rng, a.size, dtype).reshape(a.shape) for a in arrays] for _ in range(3)]
     gradients[1][0] = np.asfortranarray(gradients[1][0])
-    scaled = {
-        k: [[np.asarray(x * dtype(k)) for x in row] for row in gradients]
-        for k in (2.0**16, 2.0**-5)
-    }
-    for isa, threads in EVERY_ISA:
-        _core.set_isa(isa)
-        expected, norms = stepped(case, arrays, gradients, threads)
-        for k, row in scaled.items():
-            found, scaled_norms = stepped(case, arrays, row, threads, grad_scale=k)
-            assert all(map(same_bits, found, expected))
-            assert scaled_norms == norms
+    expected, norms = stepped(case, arrays, gradients)
+    for k in (2.0**16, 2.0**-5):
+        scaled = [[np.asarray(x * dtype(k)) for x in row] for row in gradients]
+        found, scaled_norms = stepped(case, arrays, scaled, grad_scale=k)
+        assert all(map(same_bits, found, expected))
+        assert scaled_norms == norms
     assert bool(norms) == (clip in ("norm", "global"))
 
 
@@ -82,7 +76,7 @@ def test_it_is_one_factor_with_the_others(scale: float, dtype: Any) -> None:
     array, gradient = (ordinary(rng, 5000, dtype) for _ in range(2))
     p = roofstep.Parameter(array.copy(), "p")
     p.grad = gradient
-    limit = 1.5
+    limit = 0.01
     optimizer = roofstep.Momentum(
         1.0, 0.0, [p], rescale_grad=1 / 3, grad_clip=roofstep.ClipGradByGlobalNorm(limit)
     )

@@ -131,6 +131,7 @@ class Plan:
         counts: Array,
         numbers: Array,
         clear_grad: bool = False,
+        grad_scale: float = 1.0,
     ) -> list[int]:
         """Step every parameter that has a gradient; the positions of those that lack states.
 
@@ -142,11 +143,12 @@ class Plan:
             counts: the updates so far of each parameter (int64), which are counted on.
             numbers: the one number of each (float64), see `Keeps`.
             clear_grad: also zero the parameters' own gradients.
+            grad_scale: gradients are divided by it first of all.
         """
         for kind in self.kinds:
             kind.settings.learning_rate = learning_rate(kind.group) * kind.multiplier
         missing, written = self.entries.step(
-            gradients, counts, numbers, clear_grad, threads.get_num_threads()
+            gradients, counts, numbers, clear_grad, threads.get_num_threads(), grad_scale
         )
         tensors.count_writes(written)
         return missing

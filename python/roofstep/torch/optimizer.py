@@ -30,12 +30,13 @@ class Run:
     """What one call steps: all parameters, or one of them alone inside a backward pass."""
 
     tensors: list[torch.Tensor]
+    groups: list[Group]  # of each tensor
     parameters: dict[str, TorchParameter]
     plan: Plan
     states: dict[str, dict[str, Any]]  # by the rule's names
     counts: Array
     numbers: Array
-    rows: list[Row]
+    rows: dict[str, Row]  # what torch keeps as numbers, by its names
     held: Held
     seen: Seen
 
@@ -234,19 +235,20 @@ class Optimizer(torch.optim.Optimizer):
                 f"grad_clip: {self.grad_clip!r} is not part of the fused step, so that gradients "
                 f"must be unscaled before it; call scaler.unscale_(optimizer) before scaler.step()"
             )
-        for row in run.rows:
+        for row in run.rows.values():
             row.read()
         gradients, measured = run.plan.prepare(run.parameters.values(), None, False)
 
         def rate(group: plan.Group) -> float:
             return self._rate(group["of"])
 
-        while missing := run.plan.step(rate, gradients, run.counts, run.numbers):
+        while missing := run.plan.step(
+            rate, gradients, run.counts, run.numbers, grad_scale=grad_scale
+        ):
             names = [[*run.parameters][i] for i in missing]
             self._create_states(run, names)
             run = self._current(tensor, names)
-        for row in run.rows:
-            row.show()
+        self._show(run)
         self._norms[None if tensor is None else id(tensor)] = run.plan.norms + measured
 
     def _current(self, tensor: torch.Tensor | None, fresh: Collection[str] = ()) -> Run:
@@ -294,19 +296,21 @@ class Optimizer(torch.optim.Optimizer):
                 if self._number:
                     numbers[i] = own[self._number]
         made = plan.make(self, groups, parameters, states)
-        rows = {key: Row(counts if key == "step" else numbers) for key in self._scalars()}
+        known = {"step": counts, self._number: numbers}
+        rows = {key: Row(known.get(key, np.ones(len(members)))) for key in self._scalars()}
         for key, row in rows.items():
             for (_, one), shown in zip(members.values(), row.tensor, strict=True):
                 if self.state.get(one):
                     self.state[one][key] = shown
         return Run(
             [one for _, one in members.values()],
+            [group for group, _ in members.values()],
             parameters,
             made,
             states,
             counts,
             numbers,
-            [*rows.values()],
+            rows,
             Held(self._watched(), "lr"),
             Seen(self._owns(tensor), self._scalars(), self._names.values()),
         )
@@ -323,9 +327,14 @@ class Optimizer(torch.optim.Optimizer):
             own = self.state[run.parameters[name].data]
             first = {"step": 0.0, self._number: self._first_number(groups[name])}
             for key in self._scalars():
-                own.setdefault(key, torch.tensor(first[key], dtype=torch.float64))
+                own.setdefault(key, torch.tensor(first.get(key, 1.0), dtype=torch.float64))
         for name, s, array in made:
             self.state[run.parameters[name].data][self._names[s]] = torch.from_numpy(array)
+
+    def _show(self, run: Run) -> None:
+        """Lets the state show the numbers after a step."""
+        for row in run.rows.values():
+            row.show()
 
     @property
     def last_grad_norm(self) -> float | None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 import roofstep.optimizers
 from roofstep import checks
 from roofstep.clip import ClipGradBase
 from roofstep.parameter import Parameter
-from roofstep.torch.optimizer import Group, Optimizer, as_number
+from roofstep.torch.optimizer import Group, Optimizer, Run, as_number
 
 
 def _betas(name: str, value: Any) -> tuple[float, float]:
@@ -976,6 +977,14 @@ class ASGD(Optimizer):
 
     def _first_number(self, group: Mapping[str, Any]) -> float:
         return self._rate(group)
+
+    def _scalars(self) -> list[str]:
+        return [*super()._scalars(), "mu"]
+
+    def _show(self, run: Run) -> None:
+        begins = np.array([group["t0"] for group in run.groups])
+        run.rows["mu"].numbers[...] = 1 / np.maximum(1, run.counts - begins)
+        super()._show(run)
 
 
 class Lion(Optimizer):

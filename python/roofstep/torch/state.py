@@ -22,7 +22,7 @@ class Row:
     """
 
     def __init__(self, numbers: Array) -> None:
-        self._numbers = numbers
+        self.numbers = numbers
         wide = torch.get_default_dtype() == torch.float64  # as torch chooses it
         self.tensor = torch.zeros(len(numbers), dtype=torch.float64 if wide else torch.float32)
         self._shown = self.tensor.numpy()
@@ -31,13 +31,13 @@ class Row:
     def read(self) -> None:
         """Take over what a user has written into the state since it was shown."""
         if not np.array_equal(self._shown, self._last):
-            self._numbers[...] = self._shown
+            self.numbers[...] = self._shown
 
     def show(self) -> None:
         """Show the numbers, which keep no more digits than a checkpoint will have."""
-        self._shown[...] = self._numbers
+        self._shown[...] = self.numbers
         self._last = self._shown.copy()
-        self._numbers[...] = self._shown
+        self.numbers[...] = self._shown
 
 
 class Seen:
