@@ -4,6 +4,7 @@ The parameters are NumPy arrays, which JAX reads; roofstep writes them in place.
 """
 
 import functools
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ def parameters():
             "kernel": rng.normal(0, np.sqrt(2 / n), (n, m)).astype("float32"),
             "bias": np.zeros(m, "float32"),
         }
-        for n, m in zip(SIZES, SIZES[1:], strict=False)
+        for n, m in pairwise(SIZES)
     ]
 
 

@@ -3,6 +3,8 @@
 Beside it the same with Adam written out in NumPy: `train` is given the one or the other.
 """
 
+from itertools import pairwise
+
 import numpy as np
 from sklearn.datasets import load_digits
 
@@ -54,7 +56,7 @@ def train(make_optimizer):
     rng = np.random.default_rng(0)
     weights = [
         roofstep.Parameter(rng.normal(0, np.sqrt(2 / n), (n, m)).astype("float32"))
-        for n, m in zip(SIZES, SIZES[1:], strict=False)
+        for n, m in pairwise(SIZES)
     ]
     biases = [roofstep.Parameter(np.zeros(m, "float32")) for m in SIZES[1:]]
     optimizer = make_optimizer(learning_rate=1e-3, parameters=[*weights, *biases])  # the one line

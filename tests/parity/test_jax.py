@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -103,26 +103,32 @@ PEERS: dict[str, tuple[Callable[[], Any], Any, dict[str, Any], int]] = {
 }
 
 
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request: pytest.FixtureRequest) -> Iterator[str]:
+    """One that JAX computes in while the test runs."""
+    jax.config.update("jax_enable_x64", request.param == "float64")
+    yield request.param
+    jax.config.update("jax_enable_x64", False)
+
+
 @pytest.mark.parametrize("jit", [True, False], ids=["jit", "eager"])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", PEERS)
 def test_the_numbers_of_optax(name: str, dtype: str, jit: bool) -> None:
     make, cls, settings, limit = PEERS[name]
-    with jax.enable_x64(dtype == "float64"):
-        x, y = batch(dtype)
-        gradient = jax.jit(jax.grad(loss)) if jit else jax.grad(loss)
-        params, theirs = tree(dtype), jax.tree.map(jnp.array, tree(dtype))
-        optimizer, transformation = made(params, cls, 0.1, **settings), make()
-        state = transformation.init(theirs)
-        for _ in range(20):
-            grads = gradient(params, x, y)  # for both: a tiny difference grows from step to step
-            roofstep.jax.apply_gradients(optimizer, grads)
-            moves, state = transformation.update(grads, state, theirs)
-            theirs = optax.apply_updates(theirs, moves)
-        for ours, peer in zip(jax.tree.leaves(params), jax.tree.leaves(theirs), strict=True):
-            assert ours.dtype == peer.dtype == dtype
-            ulps = np.abs(ours - np.asarray(peer)) / np.spacing(np.abs(ours).max())
-            assert ulps.max() <= limit
+    x, y = batch(dtype)
+    gradient = jax.jit(jax.grad(loss)) if jit else jax.grad(loss)
+    params, theirs = tree(dtype), jax.tree.map(jnp.array, tree(dtype))
+    optimizer, transformation = made(params, cls, 0.1, **settings), make()
+    state = transformation.init(theirs)
+    for _ in range(20):
+        grads = gradient(params, x, y)  # for both: a tiny difference grows from step to step
+        roofstep.jax.apply_gradients(optimizer, grads)
+        moves, state = transformation.update(grads, state, theirs)
+        theirs = optax.apply_updates(theirs, moves)
+    for ours, peer in zip(jax.tree.leaves(params), jax.tree.leaves(theirs), strict=True):
+        assert ours.dtype == peer.dtype == dtype
+        ulps = np.abs(ours - np.asarray(peer)) / np.spacing(np.abs(ours).max())
+        assert ulps.max() <= limit
 
 
 def test_gradients_are_read_where_jax_put_them() -> None:
@@ -141,8 +147,8 @@ def test_gradients_are_read_where_jax_put_them() -> None:
 
 
 def test_none_and_frozen_parameters_stay() -> None:
-    params = {"a": np.ones(2, "float32"), "b": np.ones(2, "float32"), "c": None, "d": [np.ones(1)]}
-    params["d"] = [np.ones(1, "float32")]
+    a, b, d = np.ones(2, "float32"), np.ones(2, "float32"), np.ones(1, "float32")
+    params = {"a": a, "b": b, "c": None, "d": [d]}
     found = roofstep.jax.parameters(params)
     assert [p.name for p in found] == ["a", "b", "d/0"]
     found[2].trainable = False
