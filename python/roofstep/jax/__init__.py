@@ -5,7 +5,8 @@ takes. On a CPU it reads them where they lie, or copies them, and computes while
 step at that time would give a mixture of old and new weights. `apply_gradients` therefore waits for
 all that JAX computes. Two things are left to the caller:
 
-- `jax.device_put` of a parameter may share its memory for good; `jax.numpy.array` copies.
+- `jax.device_put` of a parameter, or a parameter that a function gives back as it is, may share its
+  memory for good; `jax.numpy.array` copies.
 - ``with optimizer.averaged():`` writes too, when the block ends: wait in there for what is computed
   in there, with `jax.block_until_ready` or `float`.
 """
