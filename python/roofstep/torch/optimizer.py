@@ -227,6 +227,8 @@ class Optimizer(torch.optim.Optimizer):
                         self._step(tensor, grad_scale)
         return loss
 
+    # torch.compile leaves it as it is. (Its public name would import the compiler at once.)
+    @torch._disable_dynamo
     def _step(self, tensor: torch.Tensor | None, grad_scale: float = 1.0) -> None:
         """Steps all parameters, or this one."""
         run = self._current(tensor)
