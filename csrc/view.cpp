@@ -183,6 +183,12 @@ void require_ndarray(PyObject* object, const Subject& subject) {
     refuse(subject, "a dense array", "a sparse one", "pass its to_dense(number of rows)");
   }
   if (!PyArray_Check(object)) {
+    if (text_of(py::type::of(object).attr("__module__")).rfind("jax", 0) == 0) {
+      throw py::type_error(subject.text() +
+                           ": expected a NumPy array, got one of JAX, which cannot be written; "
+                           "keep parameters in NumPy, as in jax.tree.map(numpy.array, params), and "
+                           "give gradients to roofstep.jax.apply_gradients");
+    }
     throw py::type_error(subject.text() +
                          ": expected a NumPy array or a torch or Paddle tensor of float32 or "
                          "float64, got " +
