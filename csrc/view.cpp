@@ -136,7 +136,9 @@ bool view_tensor(const dlpack::Library& library, PyObject* object, const Subject
   if (code != dlpack::floating_point || (bits != 32 && bits != 64) || lanes != 1) {
     refuse(subject, "dtype float32 or float64",
            text_of(py::getattr(object, "dtype", py::str("another"))),
-           "convert the tensor, or its model, with .float()");
+           code == dlpack::complex_number
+               ? "step its real and imaginary parts as one real tensor, as by torch.view_as_real"
+               : "convert the tensor, or its model, with .float()");
   }
   static_assert(sizeof(Py_ssize_t) == sizeof(std::int64_t));
   view = {object,
