@@ -118,7 +118,7 @@ void match_states(const Array& param, const Array& state, const Subject& subject
   if (param.dtype != state.dtype || !same_shape || !same_layout(param, state)) {
     refuse(subject, "what its states were made for, " + text_of(state), text_of(param),
            "put back an array of that kind; after a change of strides alone, "
-           "optimizer.set_state_dict(optimizer.state_dict()) lays the states out anew");
+           "optimizer.load_state_dict(optimizer.state_dict()) lays the states out anew");
   }
 }
 

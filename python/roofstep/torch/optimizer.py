@@ -190,7 +190,7 @@ class Optimizer(torch.optim.Optimizer):
             "params": list(parameters),
             "grad_clip": clip,
             "average_decay": None,
-            "rescale_grad": -1.0 if group["maximize"] else 1.0,
+            "rescale_grad": -1.0 if group.get("maximize") else 1.0,
             "of": group,
         }
 
