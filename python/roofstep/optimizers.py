@@ -7,8 +7,6 @@ from decimal import Context, Decimal
 from functools import partial
 from typing import Any, ClassVar
 
-import numpy as np
-
 from roofstep import checks
 from roofstep.clip import ClipGradBase
 from roofstep.optimizer import Optimizer
@@ -551,8 +549,8 @@ class Adagrad(Optimizer):
         return "adagrad"
 
     def _absent(self, group: Mapping[str, Any]) -> str:
-        # Of an epsilon that a dtype takes for 0 a gradient of zeros makes 0 / 0.
-        return "resting" if np.float32(group["epsilon"]) > 0 else "moved"
+        # Of an epsilon that float32 takes for 0 a gradient of zeros makes 0 / 0.
+        return "resting" if group["epsilon"] > 2.0**-150 else "moved"
 
     def _initial(
         self, group: Mapping[str, Any], name: str, parameter: Parameter, state: str
