@@ -7,8 +7,6 @@ from decimal import Context, Decimal
 from functools import partial
 from typing import Any, ClassVar
 
-import numpy as np
-
 from roofstep import checks
 from roofstep.clip import ClipGradBase
 from roofstep.optimizer import Optimizer
@@ -34,8 +32,8 @@ def fading(momentum_decay: float) -> dict[str, float]:
 
 def resting(epsilon: float) -> str:
     """What Adagrad does to rows without a gradient: nothing, if its epsilon is one."""
-    # Of an epsilon that a dtype takes for 0 a gradient of zeros makes 0 / 0.
-    return "resting" if np.float32(epsilon) > 0 else "moved"
+    # Of an epsilon that float32 takes for 0 a gradient of zeros makes 0 / 0.
+    return "resting" if epsilon > 2.0**-150 else "moved"
 
 
 class _DecoupledDecay(Optimizer):
