@@ -30,7 +30,8 @@ class Optimizer:
     NumPy arrays and the tensors of torch and Paddle may stand side by side. A tensor is called
     ``param_{i}`` by its position, one of Paddle's by its ``name``; what Paddle's ParamAttr put on
     it is in force. torch's autograd is told of every write: a backward pass that needs the values
-    from before a step refuses. States are NumPy arrays in all cases.
+    from before a step refuses. States are NumPy arrays in all cases. In a static program of Paddle
+    `minimize` is called once, and every run of the program is a step.
 
     A sparse gradient has some rows of its parameter, as that of an embedding: `SelectedRows`, or
     what torch and Paddle make with ``sparse=True``. `SGD`, `Adagrad`, `Adam` and `AdamW` take it.
@@ -416,10 +417,10 @@ class Optimizer:
 
         Args:
             loss: see `minimize`.
-            startup_program: of static graphs; None.
+            startup_program: see `minimize`.
             parameters: see `minimize`.
             no_grad_set: see `minimize`.
-            callbacks: of static graphs; None.
+            callbacks: None; Paddle has the argument and calls none.
 
         Raises:
             TypeError, ValueError: see `minimize`.
@@ -440,10 +441,11 @@ class Optimizer:
         Args:
             params_grads: pairs of a parameter (or its array or tensor, or its name) and its
                 gradient; parameters that are not named, or with None, are left as they are. An
-                optimizer without parameters takes those of the pairs.
+                optimizer without parameters takes those of the pairs. Pairs of values of a static
+                program put the update into it.
 
         Returns:
-            An empty list, where static graphs return operators.
+            An empty list, or in a static program what stands for its operators.
 
         Raises:
             TypeError, ValueError: a pair names no parameter of this optimizer or one twice, and as
@@ -471,20 +473,25 @@ class Optimizer:
                 that are on the parameters then are used), or ``(loss, gradients)``, a list in the
                 order of all parameters or a dict by name; or a loss with ``.backward()``, which is
                 called when no parameter to be updated holds a gradient; or any loss whose gradients
-                are on the parameters already.
-            startup_program: of static graphs; None.
+                are on the parameters already. Or a value of one element in a static program of
+                Paddle: then the update is put into the program, and each of its runs makes it.
+            startup_program: None, or the one that goes with a static program, where it is not the
+                default: when it is run again, states begin anew.
             parameters: only these, given as parameters, arrays or names, are updated. An optimizer
                 made without parameters takes them for good.
-            no_grad_set: these are not updated.
+            no_grad_set: these are not updated. In a static program it may also hold other values,
+                which no gradient then passes.
 
         Returns:
             ``(optimize_ops, params_grads)``: an empty list, and the pairs of the update. Gradients
             that came about by calling ``loss`` or its ``backward`` are dropped from the parameters
-            after the update, so that none is used twice; the pairs keep them.
+            after the update, so that none is used twice; the pairs keep them. In a static program a
+            list of one object that stands for the operators, and pairs of values.
 
         Raises:
             TypeError, ValueError: there is no gradient, a name is unknown, and as `step`. Nothing
-                has been written then.
+                has been written then. What is raised in a run of a static program stops it, and is
+                `last_error`.
 
         Example:
             >>> import numpy as np, roofstep

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +16,7 @@ import numpy as np
 import pytest
 
 import roofstep
+import roofstep.paddle
 from harness import (
     BARS,
     PADDLE,
@@ -24,6 +28,10 @@ from harness import (
     error,
     paddle,
 )
+from programs import Dynamic, Static, StaticOfPaddle, static_mode
+
+# Paddle's backward pass warns of itself in static mode.
+pytestmark = pytest.mark.filterwarnings("ignore:Tensor do not have 'place':UserWarning")
 
 PAGE = Path(__file__).parents[2] / "docs" / "differences-from-paddle.md"
 
@@ -249,10 +257,35 @@ def test_no_low_precision() -> None:
     refused((TypeError, ValueError), roofstep.Parameter, np.ones(1, "float16"))
 
 
-def test_no_static_graphs() -> None:
+def test_arguments_of_static_graphs() -> None:
     theirs, ours = (optimizer(side, "SGD", [one(side)]) for side in (Paddles, Ours))
     theirs.minimize(paddle.zeros([]), startup_program="anything")
     refused(ValueError, lambda: ours.minimize(0.0, startup_program="anything"))
+    called: list[Any] = []
+
+    def backward(library: Any) -> None:
+        w = paddle.create_parameter([2], "float32")
+        optimizer = library.SGD(0.5, parameters=[w])
+        optimizer.backward(w.sum(), callbacks=[lambda *arguments: called.append(arguments)])
+
+    in_a_program(lambda: backward(PADDLE))
+    assert called == []
+    refused(ValueError, in_a_program, lambda: backward(roofstep))
+
+
+def in_a_program(act: Callable[[], Any]) -> Any:
+    program = paddle.static.Program()
+    with static_mode(), paddle.static.program_guard(program, paddle.static.Program()):
+        return act()
+
+
+def test_paddles_clips_and_regularizers_are_taken() -> None:
+    for given, same in [
+        ({"weight_decay": paddle.regularizer.L1Decay(0.5)}, {"weight_decay": Made("L1Decay", 0.5)}),
+        ({"grad_clip": paddle.nn.ClipGradByNorm(0.5)}, {"grad_clip": Made("ClipGradByNorm", 0.5)}),
+    ]:
+        assert stepped(Ours, **given) == stepped(Ours, **same) == stepped(Paddles, **given) != 0.5
+    refused(TypeError, lambda: stepped(Paddles, grad_clip=roofstep.ClipGradByNorm(0.5)))
 
 
 def test_a_schedule_is_whatever_acts_as_one() -> None:
@@ -264,6 +297,9 @@ def test_a_schedule_is_whatever_acts_as_one() -> None:
 
     refused(TypeError, lambda: stepped(Paddles, learning_rate=Own()))
     assert stepped(Ours, learning_rate=Own()) == 0.75
+    assert "roofstep.paddle.lr" in refused(TypeError, roofstep.paddle.SGD, Own())
+    both = roofstep.paddle.lr.ConstantLR(0.25)
+    assert roofstep.paddle.SGD(both).get_lr() == stepped(Paddles, learning_rate=both) - 0.5
 
 
 def test_the_base_class_has_a_default_rate() -> None:
@@ -860,6 +896,125 @@ def test_schedules_take_any_real_number_in_range() -> None:
     backwards.step(-2)
     assert backwards() == 2.0
     refused(ValueError, roofstep.lr.ExponentialDecay(0.5, 0.5).step, -2)
+
+
+# Static graphs.
+
+
+def static(side: type[Static], cls: str, **settings: Any) -> Static:
+    return side(cls, settings, "float32", ["row", "matrix"])
+
+
+def test_static_mode_lacks_nothing() -> None:
+    clip = Made("ClipGradByValue", 0.5)
+    refused(NotImplementedError, lambda: static(StaticOfPaddle, "SGD", grad_clip=clip))
+    static(Static, "SGD", grad_clip=clip)
+    rows = [(["row"], {"learning_rate": 0.5}), (["matrix"], {})]
+    refused(TypeError, lambda: StaticOfPaddle("SGD", {}, "float32", ["row", "matrix"], groups=rows))
+    Static("SGD", {}, "float32", ["row", "matrix"], groups=rows)
+    theirs, ours = (static(side, "SGD", learning_rate=0.5) for side in (StaticOfPaddle, Static))
+    with static_mode():
+        refused(AssertionError, theirs.optimizer.set_lr, 0.25)
+        refused(AssertionError, theirs.optimizer.state_dict)
+        ours.optimizer.set_lr(0.25)
+        assert ours.optimizer.state_dict()["learning_rate"] == 0.25
+    with theirs.built():
+        refused(TypeError, lambda: theirs.optimizer.minimize(theirs.loss, parameters=["row"]))
+    with ours.built():
+        ours.optimizer.minimize(ours.loss, parameters=["row"])
+    # Two gradients of a ring of two: from the second step on Paddle has lost the first.
+    ends = []
+    for side in (StaticOfPaddle, Static, Dynamic):
+        run = side("ASGD", {"learning_rate": 0.5, "batch_num": 2}, "float32", ["matrix"])
+        for step in range(3):
+            run.advance(step)
+        ends.append(run.values()["matrix"])
+    np.testing.assert_array_equal(ends[1], ends[2])
+    assert error(ends[0], ends[2]) > 0.01
+
+
+def test_every_run_makes_the_update() -> None:
+    theirs, ours = (static(side, "SGD", learning_rate=0.5) for side in (StaticOfPaddle, Static))
+    for run in (theirs, ours):
+        before = run.values()
+        run.advance(0)
+        assert error(run.values()["matrix"], before["matrix"]) > 0.1
+    assert "fetch_list" not in refused(TypeError, theirs.advance, 0, [theirs.result])
+    assert "fetch_list=[loss]" in refused(TypeError, ours.advance, 0, [ours.result])
+    for run in (theirs, ours):
+        refused(TypeError, lambda run=run: run.main.clone(for_test=True))
+
+
+def test_states_belong_to_an_optimizer_and_its_weights() -> None:
+    settings = {"learning_rate": 0.5, "momentum": 0.5}
+    for side in (StaticOfPaddle, Static):
+        run = static(side, "Momentum", **settings)
+        first = [run.advance(step) and run.values()["matrix"] for step in range(3)]
+        run.start()
+        again = [run.advance(step) and run.values()["matrix"] for step in range(3)]
+        np.testing.assert_array_equal(first, again)
+    # Paddle's states are of the scope, ours go where they are let.
+    other = paddle.static.Scope()
+    for side in (StaticOfPaddle, Static):
+        run = static(side, "Momentum", **settings)
+        run.advance(0)
+        home, run.scope = run.scope, other
+        run.start()
+        run.advance(0)
+        run.scope = home
+        if side is Static:
+            refused(SystemError, run.advance, 1)
+            assert "another scope" in str(run.optimizer.last_error)
+        else:
+            run.advance(1)
+
+
+def test_programs_of_the_former_ir_are_refused() -> None:
+    """Paddle makes them if it is told to before it is imported."""
+    code = """if True:
+        import warnings
+        warnings.simplefilter("ignore")
+        import paddle, roofstep
+        paddle.enable_static()
+        x = paddle.static.data("x", [2, 3])
+        {}.SGD(0.5).minimize(paddle.nn.Linear(3, 1)(x).mean())
+    """
+    old = {**os.environ, "FLAGS_enable_pir_api": "0"}
+
+    def run(library: str) -> str:
+        program = [sys.executable, "-c", code.replace("{}", library)]
+        return subprocess.run(program, env=old, capture_output=True, text=True).stderr
+
+    assert "Error" not in run("paddle.optimizer")
+    assert "TypeError: loss" in run("roofstep")
+
+
+def test_errors_of_a_step_are_kept() -> None:
+    class Failing(PADDLE.ClipGradBase):
+        def _dygraph_clip(self, params_grads: Any) -> Any:
+            raise KeyError("mine")
+
+    run = static(Static, "SGD", grad_clip=Failing())
+    refused(SystemError, run.advance, 0)
+    assert isinstance(run.optimizer.last_error, KeyError)
+    roofstep.paddle.raise_step_errors()
+    try:
+        assert "mine" in refused(KeyError, run.advance, 0)
+    finally:
+        roofstep.paddle.raise_step_errors(False)
+
+
+def test_reducelronplateau_takes_effect() -> None:
+    """The callback sets `_learning_rate`, after a first step here."""
+    for library, moved in ((PADDLE, 0.5), (roofstep.paddle, 0.25)):
+        w = paddle.to_tensor(np.ones(1, "float32"), stop_gradient=False)
+        optimizer = library.SGD(0.5, parameters=[w])
+        for rate in (0.5, 0.25):
+            optimizer._learning_rate = rate
+            w.grad, before = paddle.ones([1]), w.item()
+            optimizer.step()
+        assert optimizer.get_lr() == 0.25
+        assert before - w.item() == moved
 
 
 # The page.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ import pytest
 import roofstep
 import roofstep.paddle
 from harness import BARS, PADDLE, SCHEDULES, Array, Made, Paddles, Run, close, paddle
+from programs import Dynamic, StaticOfPaddle, static_mode
 from table import FAMILIES
-from test_static import Dynamic, Static, refused, static_mode
 
 # Paddle's backward pass and paddle.Model warn of themselves.
 pytestmark = [
@@ -32,6 +33,10 @@ def names() -> Iterator[None]:
     """Layers get the same names in every test."""
     with paddle.utils.unique_name.guard():
         yield
+
+
+def refused(error: type[Exception], *parts: str) -> Any:
+    return pytest.raises(error, match="(?s)" + ".*".join(map(re.escape, parts)))
 
 
 # The classes.
@@ -392,11 +397,8 @@ def test_our_schedules_drive_paddles_optimizers(tmp_path: Path) -> None:
         assert rate.last_epoch == 6
     np.testing.assert_allclose(weights[0], weights[1], rtol=1e-6)
 
-    class OfPaddle(Static):
-        library = PADDLE
-
     ours, theirs = (
-        OfPaddle("SGD", {"learning_rate": library.ExponentialDecay(0.5, 0.75)}, "float32")
+        StaticOfPaddle("SGD", {"learning_rate": library.ExponentialDecay(0.5, 0.75)}, "float32")
         for library in (roofstep.paddle.lr, paddle.optimizer.lr)
     )
     for step in STEPS:

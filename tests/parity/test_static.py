@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 import os
@@ -19,8 +18,8 @@ import pytest
 
 import roofstep
 import roofstep.paddle
-from harness import BARS, PADDLE, SHAPES, Made, Paddles, Run, close, paddle
-from harness import gradients as some_or_none
+from harness import BARS, SHAPES, Made, close, paddle
+from programs import Dynamic, Static, StaticOfPaddle, gradients, static_mode
 from table import FAMILIES
 from test_optimizers import groups
 
@@ -33,109 +32,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Tensor do not have 'place':UserW
 # Classes that Paddle lacks, with arguments.
 OURS_ALONE = {"LARS": {"learning_rate": 0.1}, "Lion": {}, "Adan": {}}
 CLASSES = {**{cls: family.base for cls, family in FAMILIES.items()}, **OURS_ALONE}
-
-
-@contextlib.contextmanager
-def static_mode() -> Iterator[None]:
-    paddle.enable_static()
-    try:
-        yield
-    finally:
-        paddle.disable_static()
-
-
-def gradients(step: int, dtype: str) -> dict[str, Array]:
-    """As in dynamic mode, but all there: a program has them all."""
-    return {
-        name: np.zeros(SHAPES[name], dtype) if value is None else np.asarray(value, dtype)
-        for name, value in some_or_none(step).items()
-    }
-
-
-class Dynamic(Run):
-    """A run of roofstep on Paddle's tensors."""
-
-    library = roofstep
-
-    def advance(self, step: int) -> None:
-        for name, parameter in self.parameters.items():
-            parameter.grad = paddle.to_tensor(gradients(step, self.dtype)[name])
-        self.optimizer.step()
-
-    @staticmethod
-    def parameter(name: str, array: Array, attributes: Mapping[str, Any] | None) -> Any:
-        attr = paddle.ParamAttr(**(attributes or {}))
-        parameter = paddle.create_parameter(list(array.shape), str(array.dtype), attr=attr)
-        parameter.name = name
-        parameter.set_value(array)
-        return parameter
-
-    give = staticmethod(Paddles.give)
-    value = staticmethod(Paddles.value)
-
-
-class Static(Run):
-    """A program whose loss has the gradients that are fed, and an optimizer's update in it."""
-
-    library = roofstep
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        self.main, self.startup = paddle.static.Program(), paddle.static.Program()
-        self.scope, self.executor = paddle.static.Scope(), None
-        with self.built():
-            super().__init__(*arguments, **options)
-            terms = []
-            for name, value in self.parameters.items():
-                fed = paddle.static.data(f"grad_of_{name}", value.shape, self.dtype)
-                terms.append((value * fed).sum())
-            self.loss = paddle.add_n(terms)
-            self.result = self.minimize()
-        self.start()
-
-    def minimize(self) -> Any:
-        return self.optimizer.minimize(self.loss)
-
-    @contextlib.contextmanager
-    def built(self) -> Iterator[None]:
-        with static_mode(), paddle.static.program_guard(self.main, self.startup):
-            yield
-
-    def start(self) -> None:
-        with static_mode(), paddle.static.scope_guard(self.scope):
-            self.executor = paddle.static.Executor()
-            self.executor.run(self.startup)
-
-    def advance(self, step: int, fetch_list: Any = ()) -> list[Array]:
-        feed = {f"grad_of_{n}": g for n, g in gradients(step, self.dtype).items()}
-        feed = {name: feed[name] for name in (f"grad_of_{n}" for n in self.parameters)}
-        with static_mode(), paddle.static.scope_guard(self.scope):
-            found: list[Array] = self.executor.run(
-                self.main, feed=feed, fetch_list=[self.loss, *fetch_list]
-            )
-        return found
-
-    def values(self) -> dict[str, Array]:
-        found = {n: self.scope.find_var(n).get_tensor() for n in self.parameters}
-        return {name: np.array(tensor).copy() for name, tensor in found.items()}  # the first views
-
-    @staticmethod
-    def parameter(name: str, array: Array, attributes: Mapping[str, Any] | None) -> Any:
-        begin = paddle.nn.initializer.Assign(array)
-        attr = paddle.ParamAttr(name=name, initializer=begin, **(attributes or {}))
-        return paddle.create_parameter(list(array.shape), str(array.dtype), attr=attr)
-
-
-class StaticOfPaddle(Static):
-    """The same with Paddle's own optimizer."""
-
-    library = PADDLE
-
-
-class Adopting(Static):
-    """The same with an optimizer that is made without parameters."""
-
-    def __init__(self, cls: str, settings: Mapping[str, Any], *arguments: Any) -> None:
-        super().__init__(cls, {**settings, "parameters": None}, *arguments)
 
 
 def same_bits(a: Mapping[str, Array], b: Mapping[str, Array]) -> bool:
@@ -409,13 +305,15 @@ def test_paddles_own_static_mode(cls: str) -> None:
 # What minimize takes and returns.
 
 
+@pytest.mark.filterwarnings("ignore:When training, we now always track:UserWarning")
 @pytest.mark.parametrize("of", [roofstep, roofstep.paddle], ids=["roofstep", "roofstep.paddle"])
 def test_an_optimizer_without_parameters_takes_all_that_can_be_trained(of: Any) -> None:
     with static_mode(), paddle.utils.unique_name.guard():
         main, startup = paddle.static.Program(), paddle.static.Program()
         with paddle.static.program_guard(main, startup):
             x = paddle.static.data("x", [None, 3])
-            layer = paddle.nn.Sequential(paddle.nn.Linear(3, 4), paddle.nn.Linear(4, 1))
+            inner = [paddle.nn.Linear(3, 4), paddle.nn.BatchNorm1D(4), paddle.nn.Linear(4, 1)]
+            layer = paddle.nn.Sequential(*inner)
             layer[0].bias.stop_gradient = True
             loss = layer(x).square().mean()
             optimizer = of.Adam(0.01)
@@ -430,7 +328,8 @@ def test_an_optimizer_without_parameters_takes_all_that_can_be_trained(of: Any) 
             ]
             assert same(bias, np.array(scope.find_var("linear_0.b_0").get_tensor()))
     assert losses[-1] < losses[0]
-    wanted = ["linear_0.w_0", "linear_1.w_0", "linear_1.b_0"]
+    wanted = [f"{n}_0" for n in ("linear_0.w", "batch_norm1d_0.w", "batch_norm1d_0.b")]
+    wanted += ["linear_1.w_0", "linear_1.b_0"]
     assert [p.name for p in optimizer.parameters] == [p.name for p, _ in pairs] == wanted
     assert [o.names for o in operators] == [(*wanted,)]
     assert optimizer.state_dict()["linear_1.b_0_step_0"] == 8
@@ -824,6 +723,16 @@ def test_refusals_of_minimize() -> None:
             ValueError,
             ("no_grad_set", "'nix'", "w_refused"),
             lambda w, loss: sgd.minimize(loss, no_grad_set={"nix"}),
+        ),
+        (
+            ValueError,
+            ("parameters", "Value(", "no parameter of the program", "w_refused"),
+            lambda w, loss: sgd.minimize(loss, parameters=[w * 2]),
+        ),
+        (
+            ValueError,
+            ("no_grad_set", "'3' is no parameter"),
+            lambda w, loss: sgd.minimize(loss, no_grad_set=[3]),
         ),
         (
             TypeError,

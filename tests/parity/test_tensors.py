@@ -976,6 +976,7 @@ assert not {"paddle", "roofstep.paddle"} & {*sys.modules}
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
+@pytest.mark.filterwarnings("ignore:Tensor do not have 'place':UserWarning")  # of Paddle itself
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_docstring_examples(library: str) -> None:
     package = importlib.import_module(f"roofstep.{library}")

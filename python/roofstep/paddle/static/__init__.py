@@ -31,7 +31,7 @@ __all__ = [
 def as_parameter(value: Value) -> StaticParameter:
     """A value among the ``parameters`` of an optimizer."""
     _require_value("parameters", value)
-    if not value.has_name or not value.persistable:
+    if not _is_named(value):
         raise ValueError(
             f"parameters: expected parameters of a program, got the value {value}; name those of "
             f"its layers, as in parameters=layer.parameters()"
@@ -59,7 +59,26 @@ class Update:
 def minimize(
     optimizer: Optimizer, loss: Value, startup_program: Any, parameters: Any, no_grad_set: Any
 ) -> tuple[list[Update], list[Pair]]:
-    """See `roofstep.Optimizer.minimize`."""
+    """Put the update into the program of a loss; see `roofstep.Optimizer.minimize`.
+
+    Example:
+        >>> import numpy as np, paddle, roofstep
+        >>> paddle.enable_static()
+        >>> main, startup = paddle.static.Program(), paddle.static.Program()
+        >>> with paddle.static.program_guard(main, startup):
+        ...     x = paddle.static.data("x", [None, 2])
+        ...     loss = paddle.nn.Linear(2, 1)(x).square().mean()
+        ...     optimizer = roofstep.Adam(0.1)
+        ...     operators, params_grads = optimizer.minimize(loss)
+        >>> executor = paddle.static.Executor()
+        >>> executor.run(startup)
+        []
+        >>> feed = {"x": np.ones((4, 2), "float32")}
+        >>> losses = [executor.run(main, feed, [loss])[0].item() for _ in range(50)]
+        >>> losses[-1] < 0.1 * losses[0]
+        True
+        >>> paddle.disable_static()
+    """
     pairs = backward(optimizer, loss, startup_program, parameters, no_grad_set, None)
     return _apply(optimizer, pairs, startup_program), pairs
 
@@ -85,7 +104,8 @@ def backward(
         )
     program = loss.block.program
     chosen = _chosen(optimizer, program, parameters, no_grad_set)
-    kept = [which for which in as_row("no_grad_set", no_grad_set) or () if not _is_name(which)]
+    row = as_row("no_grad_set", no_grad_set) or ()
+    kept = [which for which in row if isinstance(which, paddle.pir.Value)]
     with paddle.static.program_guard(program, startup_program):
         pairs = paddle.static.append_backward(loss, chosen, {*kept} or None)
     found = [(value, gradient) for value, gradient in pairs if gradient is not None]
@@ -107,24 +127,27 @@ def _chosen(optimizer: Optimizer, program: Any, parameters: Any, no_grad_set: An
     values = reversed(program.global_block().all_parameters())
     there = {value.name: value for value in values}
 
-    def names(argument: str, row: Any) -> list[str]:
-        found = [
-            which if isinstance(which, str) else which.name
-            for which in as_row(argument, row) or ()
-            if _is_name(which) or which.persistable
-        ]
-        for name in found:
-            if name not in there:
-                raise ValueError(
-                    f"{argument}: {name!r} is no parameter of the program of this loss, which has "
-                    f"{', '.join(there)}"
-                )
-        return found
+    def name(argument: str, which: Any) -> str:
+        if not isinstance(which, str):
+            which = which.name if isinstance(which, Parameter) or _is_named(which) else repr(which)
+        if which not in there:
+            raise ValueError(
+                f"{argument}: {which!r} is no parameter of the program of this loss, which has "
+                f"{', '.join(there)}"
+            )
+        return str(which)
 
-    given = names("parameters", parameters)
-    if parameters is None:
-        given = [*there] if _adopts(optimizer) else [n for n in optimizer._parameters if n in there]
-    kept = {*names("no_grad_set", no_grad_set)}
+    if parameters is not None:
+        given = [name("parameters", which) for which in as_row("parameters", parameters) or ()]
+    elif _adopts(optimizer):
+        given = [*there]
+    else:
+        given = [known for known in optimizer._parameters if known in there]
+    kept = {
+        name("no_grad_set", which)
+        for which in as_row("no_grad_set", no_grad_set) or ()
+        if not isinstance(which, paddle.pir.Value) or _is_named(which)
+    }
     chosen = [there[n] for n in given if n not in kept and not there[n].stop_gradient]
     if not chosen:
         raise ValueError(
@@ -134,8 +157,9 @@ def _chosen(optimizer: Optimizer, program: Any, parameters: Any, no_grad_set: An
     return chosen
 
 
-def _is_name(which: Any) -> bool:
-    return isinstance(which, (str, Parameter))
+def _is_named(which: Any) -> bool:
+    """Whether this is a parameter of a program, or another value that it keeps by name."""
+    return isinstance(which, paddle.pir.Value) and which.persistable and which.has_name
 
 
 def _adopts(optimizer: Optimizer) -> bool:
