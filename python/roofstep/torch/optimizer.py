@@ -358,9 +358,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _create_states(self, run: Run, names: Sequence[str]) -> None:
         """New states for parameters that have their first gradient."""
-        # Of a run made anew, as a state may begin with a group's rate, which no run looks at.
-        keeps = self._make(None, ()).plan.keeps
-        made = state.begin(names, keeps, run.parameters, run.states)
+        made = state.begin(names, run.plan.keeps, run.parameters, run.states)
         groups = {name: group for name, (group, _) in self._members().items()}
         for name in names:
             own = self.state[run.parameters[name].data]
