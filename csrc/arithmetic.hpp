@@ -69,3 +69,60 @@ inline double one_minus_power(double base, std::int64_t exponent) {
   const double rest = 1 - p.high;
   return rest + (((1 - rest) - p.high) - p.low);
 }
+
+inline DoubleDouble add(DoubleDouble a, DoubleDouble b) {
+  const double high = a.high + b.high, of_b = high - a.high;
+  const double low = ((a.high - (high - of_b)) + (b.high - of_b)) + (a.low + b.low);
+  const double sum = high + low;
+  return {sum, low - (sum - high)};
+}
+
+inline DoubleDouble divide(DoubleDouble a, DoubleDouble b) {
+  const double first = a.high / b.high;
+  const DoubleDouble taken = multiply({first, 0}, b);
+  const DoubleDouble rest = add(a, {-taken.high, -taken.low});
+  return add({first, 0}, {rest.high / b.high, 0});
+}
+
+constexpr DoubleDouble log_of_2{0x1.62e42fefa39efp-1, 0x1.abc9e3b39803fp-56};
+
+// The natural logarithm of a number > 0, by the series of 2 atanh((x - 1) / (x + 1)) of what is
+// left of it in [sqrt(1/2), sqrt(2)] without its power of two.
+inline DoubleDouble logarithm(double x) {
+  int exponent;
+  double m = __builtin_frexp(x, &exponent);
+  if (m < 0x1.6a09e667f3bcdp-1) {
+    m = 2 * m;
+    --exponent;
+  }
+  const DoubleDouble s = divide(add({m, 0}, {-1, 0}), add({m, 0}, {1, 0}));
+  const DoubleDouble square = multiply(s, s);
+  DoubleDouble sum{0, 0};
+  for (int n = 41; n > 0; n -= 2) {
+    sum = add(divide({1, 0}, {double(n), 0}), multiply(square, sum));
+  }
+  return add(multiply(DoubleDouble{2 * s.high, 2 * s.low}, sum),
+             multiply(log_of_2, {double(exponent), 0}));
+}
+
+// e**x, rounded once, by the power series of what is left of it without its powers of two; from
+// below the least normal number rounded twice.
+inline double exponential(DoubleDouble x) {
+  if (x.high > 710) return __builtin_inf();
+  if (x.high < -746) return 0;
+  const double ratio = x.high / log_of_2.high;
+  const int exponent = int(ratio < 0 ? ratio - 0.5 : ratio + 0.5);
+  const DoubleDouble part = add(x, multiply(log_of_2, {double(-exponent), 0}));
+  DoubleDouble sum{1, 0};
+  for (int n = 24; n > 0; --n) {
+    sum = add({1, 0}, multiply(divide(part, {double(n), 0}), sum));
+  }
+  return __builtin_ldexp(sum.high, exponent);
+}
+
+// base**exponent of a base > 0 and any exponent, rounded once but for ties that two doubles do not
+// tell apart; NaN for any other base. Of libm this takes what only moves a point, and so is exact.
+inline double power(double base, double exponent) {
+  if (!(base > 0 && base < __builtin_inf())) return __builtin_nan("");
+  return exponential(multiply(logarithm(base), {exponent, 0}));
+}

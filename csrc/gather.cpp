@@ -3,11 +3,13 @@
 #include "gather.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <utility>
 
 #include "dispatch.hpp"
 #include "floating_point.hpp"
+#include "rows.hpp"
 #include "settings.hpp"
 
 namespace py = pybind11;
@@ -23,6 +25,21 @@ int ring_size(const Settings& settings) {
     if (!std::strcmp(rule.fields[i], rule.ring)) return static_cast<int>(settings.hyper.fields[i]);
   }
   return 0;
+}
+
+// Whether a mean of the weights is kept beside the rule's states.
+bool keeps_mean(const Settings& settings) {
+  return settings.average_decay || kernels().rules[settings.rule].mean;
+}
+
+// What a float32 gradient would be multiplied by instead must be a number > 0 there.
+void require_scale(double grad_scale) {
+  const float unscale = static_cast<float>(1 / grad_scale);
+  if (unscale > 0 && std::isfinite(unscale)) return;
+  throw py::value_error(
+      "grad_scale: expected a number > 0 of which float32 can hold the inverse, "
+      "got " +
+      py::repr(py::float_(grad_scale)).cast<std::string>());
 }
 
 template <class Visit>
@@ -55,6 +72,13 @@ class Entries::Held {
   Found& add() { return rows_.emplace_back(); }
   const std::vector<Found>& rows() const { return rows_; }
   std::vector<Found>& rows() { return rows_; }
+
+  // The values of sparse gradients, by the positions of their parameters.
+  std::map<std::size_t, py::object> values;
+  PyObject* gradient(std::size_t i) const {
+    const auto sparse = values.empty() ? values.end() : values.find(i);
+    return sparse == values.end() ? rows_[i].grad : sparse->second.ptr();
+  }
 
  private:
   std::vector<Found> rows_;
@@ -119,7 +143,7 @@ void Entries::read_states(PyObject* states, std::size_t i) {
   Row& row = rows_[i];
   Particulars& own = particulars_[i];
   Tensor& tensor = tensors_[i];
-  const int count = row.rule->state_count + row.settings->average_decay.has_value();
+  const int count = row.rule->state_count + keeps_mean(*row.settings);
   row.lacks_states = count && states == Py_None;
   if (!count || row.lacks_states) return;
   if (!PyTuple_Check(states) || PyTuple_GET_SIZE(states) != count) {
@@ -150,22 +174,36 @@ void Entries::read_states(PyObject* states, std::size_t i) {
 
 // Everything that a parameter and its gradient are checked for, and what the engine is told of
 // them.
-void Entries::look(std::size_t i, const Found& found) {
+void Entries::look(std::size_t i, const Found& found, Held& held) {
   rows_[i].form = {};
   const Particulars& own = particulars_[i];
   Tensor& tensor = tensors_[i];
   const Subject param_subject{parameter_role, own.name};
   const Subject grad_subject{gradient_role, own.name};
   const Array param = view_parameter(found.param, param_subject);
-  const Array grad = view(found.grad, grad_subject);
-  match(grad, param, grad_subject);
-  if (found.clears_own) require_clearable(grad, grad_subject);
+  Array grad;
+  const bool dense = view_if_dense(found.grad, grad_subject, grad);
+  if (dense) match(grad, param, grad_subject);
+  if (dense && found.clears_own) require_clearable(grad, grad_subject);
   if (own.like.object) match_states(param, own.like, param_subject);
   extents_.add(param);
-  extents_.add(grad);
   tensor.param = param.data;
+  if (!dense) return look_at_rows(i, found, param, held);
+  extents_.add(grad);
   set_gradient(tensor, grad, param, layouts_);
   rows_[i].form = form_of(param, grad);
+}
+
+void Entries::look_at_rows(std::size_t i, const Found& found, const Array& param, Held& held) {
+  const Subject subject{gradient_role, particulars_[i].name};
+  const SparseGradient grad(found.grad, subject);
+  if (found.clears_own) {
+    refuse(subject, "a dense one, to be zeroed in the pass", "a sparse one",
+           "step without clear_grad, and drop it with optimizer.clear_grad()");
+  }
+  held.values[i] = grad.values();
+  extents_.add(grad.view());
+  grad.put(tensors_[i], param, layouts_);
 }
 
 void Entries::refuse_overlaps(const Held& held) const {
@@ -180,7 +218,7 @@ void Entries::refuse_overlaps(const Held& held) const {
       add_span(spans, view(found.own_grad, {gradient_role, name}), gradient_role, name, true);
     }
     if (!found.stepped) continue;
-    const Array grad = view(found.grad, {gradient_role, name});
+    const Array grad = view(held.gradient(i), {gradient_role, name});
     add_span(spans, grad, gradient_role, name, found.clears_own);
     for_each_state(PyTuple_GET_ITEM(held_.ptr(), i), [&](PyObject* state) {
       add_span(spans, view(state, {state_role, name}), state_role, name, true);
@@ -207,8 +245,10 @@ py::list Entries::written(Held& held) const {
 }
 
 Entries::Done Entries::step(const std::optional<py::tuple>& gradients, const py::object& counts,
-                            const py::object& carried, bool clear_grad, int threads) {
+                            const py::object& carried, bool clear_grad, int threads,
+                            double grad_scale) {
   const DefaultFloatingPoint mode;
+  require_scale(grad_scale);
   std::int64_t* const step_counts = view_row<std::int64_t>(counts.ptr(), rows_.size());
   double* const carried_numbers = view_row<double>(carried.ptr(), rows_.size());
   if (gradients && gradients->size() != rows_.size()) {
@@ -260,7 +300,7 @@ Entries::Done Entries::step(const std::optional<py::tuple>& gradients, const py:
       extents_.add(tensor.param, row.form.bytes);
       extents_.add(tensor.grad, row.form.bytes);
     } else {
-      look(i, found);
+      look(i, found, held);
     }
     Step now{step_counts[i] + 1, row.settings->hyper.learning_rate, 1};
     if (row.has_ring) {
@@ -271,7 +311,6 @@ Entries::Done Entries::step(const std::optional<py::tuple>& gradients, const py:
     if (row.rule->carried) {
       now.carried = carried_numbers[i];
       tensor.carried = carried_numbers + i;
-      tensor.carried_next = row.rule->carry(row.settings->hyper, now);
     }
     tensor.clear_grad = found.clears_own;
     tensor.step_count = step_counts + i;
@@ -285,7 +324,7 @@ Entries::Done Entries::step(const std::optional<py::tuple>& gradients, const py:
   {
     const Kernels& table = kernels();
     const py::gil_scoped_release release;
-    roofstep::step(table, tensors_, norms, threads);
+    roofstep::step(table, tensors_, norms, threads, grad_scale);
   }
   for (std::size_t k = 0; k < norms.size(); ++k) norms_[k]->value = norms[k].value;
   for (const py::object& own : cleared_after) own.attr("fill")(0);

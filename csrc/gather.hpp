@@ -19,7 +19,7 @@ namespace roofstep {
 // The parameters of an optimizer, as a plan has them: rows (name, parameter, Settings or None, Norm
 // or None, tuple of states or None). A parameter is a tensor with `grad`, or an object with `data`
 // and `grad`; one without Settings is passed over. The states are those of the rule in its order,
-// then the averaged weights if there are any; their memory is the optimizer's own, and so it is
+// then the mean of the weights if one is kept; their memory is the optimizer's own, and so it is
 // looked at here once, while parameters and gradients are looked at anew in every step.
 class Entries {
  public:
@@ -36,9 +36,10 @@ class Entries {
 
   // Steps every parameter that has a gradient. `gradients` is None, or a tuple that is read in the
   // place of the `grad` attributes, which alone are zeroed by `clear_grad`; `counts` (int64) and
-  // `carried` (float64) have a number for each row. While states are missing, nothing is written.
+  // `carried` (float64) have a number for each row. Every gradient is divided by `grad_scale`
+  // before all else. While states are missing, nothing is written.
   Done step(const std::optional<pybind11::tuple>& gradients, const pybind11::object& counts,
-            const pybind11::object& carried, bool clear_grad, int threads);
+            const pybind11::object& carried, bool clear_grad, int threads, double grad_scale);
 
  private:
   // What every step looks at, in few lines of the cache: of a thousand small tensors they decide
@@ -63,7 +64,8 @@ class Entries {
 
   void read(PyObject* row);
   void read_states(PyObject* states, std::size_t i);
-  void look(std::size_t i, const Found& found);
+  void look(std::size_t i, const Found& found, Held& held);
+  void look_at_rows(std::size_t i, const Found& found, const Array& param, Held& held);
   void refuse_overlaps(const Held& held) const;
   pybind11::list written(Held& held) const;
 

@@ -130,16 +130,49 @@ void pick(Prepared& out, bool decoupled) {
   decoupled ? pick<R, T, coupled, true, I...>(out) : pick<R, T, coupled, false, I...>(out);
 }
 
+template <class R, class = void>
+struct Rates {
+  static double rate(const R&, const Step& step) { return step.learning_rate; }
+};
+template <class R>
+struct Rates<R, decltype(void(&R::rate))> {
+  static double rate(const R& rule, const Step& step) { return rule.rate(step); }
+};
+
+template <class R, class = void>
+struct Carries {
+  static constexpr const char* name = nullptr;
+  static double carry(const R&, const Step&) { return 0; }
+};
+template <class R>
+struct Carries<R, decltype(void(R::carried))> {
+  static constexpr const char* name = R::carried;
+  static double carry(const R& rule, const Step& step) { return rule.carry(step); }
+};
+
+template <class R, class = void>
+struct Means {
+  static constexpr const char* name = nullptr;
+  static double weight(const R&, const Step&) { return 0; }
+};
+template <class R>
+struct Means<R, decltype(void(R::mean))> {
+  static constexpr const char* name = R::mean;
+  static double weight(const R& rule, const Step& step) { return rule.weight(step); }
+};
+
 template <class R, class T, std::size_t... I>
 void prepare(const Hyper& hyper, const Step& step, Prepared& out) {
   const R rule = rule_of<R>(hyper);
   static_assert(sizeof(Closure<R, T>) <= sizeof(out.closure) &&
                 std::is_trivially_copyable_v<Closure<R, T>>);
   new (out.closure) Closure<R, T>(rule.template at<T>(step));
-  out.rate = hyper.learning_rate;
+  out.rate = Rates<R>::rate(rule, step);
   out.l1 = hyper.l1;
   out.l2 = hyper.l2;
   out.decay = hyper.decay;
+  out.carried = Carries<R>::carry(rule, step);
+  out.weight = Means<R>::weight(rule, step);
   const bool decoupled = T(hyper.decay) != 0;
   if (T(hyper.l2) != 0) {
     pick<R, T, Coupled::l2, I...>(out, decoupled);
@@ -149,19 +182,6 @@ void prepare(const Hyper& hyper, const Step& step, Prepared& out) {
     pick<R, T, Coupled::none, I...>(out, decoupled);
   }
 }
-
-template <class R, class = void>
-struct Carries {
-  static constexpr const char* name = nullptr;
-  static constexpr double (*carry)(const Hyper&, const Step&) = nullptr;
-};
-template <class R>
-struct Carries<R, decltype(void(R::carried))> {
-  static constexpr const char* name = R::carried;
-  static double carry(const Hyper& hyper, const Step& step) {
-    return rule_of<R>(hyper).carry(step);
-  }
-};
 
 template <class R, class = void>
 struct Rings {
@@ -180,8 +200,8 @@ constexpr Rule describe(std::index_sequence<I...>) {
             {},
             {},
             Carries<R>::name,
-            Carries<R>::carry,
             Rings<R>::field,
+            Means<R>::name,
             Trusts<R>::ratio,
             {prepare<R, float, I...>, prepare<R, double, I...>}};
   for (int i = 0; i < R::fields.count; ++i) rule.fields[i] = R::fields.items[i];
@@ -196,11 +216,6 @@ struct Table {
 template <class... R>
 Table<R...> table_of(List<R...>);
 using AllRules = decltype(table_of(All{}));
-
-// Lane j of a block adds up the squares of its elements j, j + 64, ...; the lanes are then added as
-// a tree. The shape is the same for every ISA and however many blocks are summed side by side, and
-// so are the bits.
-constexpr std::size_t lanes = 64;
 
 // Memory gives more to a core that reads several blocks at once; their lanes must fit the
 // registers.
@@ -285,12 +300,16 @@ void sum_squares(const void* values, std::size_t n, std::size_t fetch_ahead, Blo
 }
 
 template <class T>
-void average(void* average, const void* values, std::size_t n, double decay) {
+void average(void* average, const void* values, std::size_t n, double weight) {
   T* __restrict mean = static_cast<T*>(average);
   const T* __restrict x = static_cast<const T*>(values);
-  const T rest = T(1 - decay);
+  const T part = T(weight);
+  if (part == 1) {
+    __builtin_memcpy(mean, x, n * sizeof(T));
+    return;
+  }
 #pragma omp simd
-  for (std::size_t i = 0; i < n; ++i) mean[i] = mean[i] + rest * (x[i] - mean[i]);
+  for (std::size_t i = 0; i < n; ++i) mean[i] = mean[i] + part * (x[i] - mean[i]);
 }
 
 template <std::size_t U, std::size_t... R>

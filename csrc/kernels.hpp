@@ -12,6 +12,11 @@ constexpr int max_states = 4;
 // The unit of the norm: its shape is part of the promised bits, so it never changes.
 constexpr std::size_t block_size = 4096;
 
+// Lane j of a block adds up the squares of its elements j, j + 64, ...; the lanes are then added as
+// a tree. The shape is the same for every ISA and however many blocks are summed side by side, and
+// so are the bits.
+constexpr std::size_t lanes = 64;
+
 enum class Dtype { f32, f64 };
 constexpr int dtypes = 2;
 
@@ -24,6 +29,8 @@ struct Prepared {
   // Writes down what the trust ratio measures, and nothing else; null for rules without one.
   void (*measure)(const Prepared&, const struct Run&);
   double rate, l1, l2, decay;
+  double carried;  // what the rule carries over from this step, if it carries anything
+  double weight;   // of the new value in the rule's own mean, if it has one
   alignas(16) unsigned char closure[128];
 };
 
@@ -67,12 +74,14 @@ struct Rule {
   const char* fields[max_fields];
   const char* states[max_states];
   // The name of the one number per parameter that has no closed form in t, or nullptr; it begins
-  // with 1, and carry gives its value after a step.
+  // with 1 unless Python has a better value, and Prepared has its value after a step.
   const char* carried;
-  double (*carry)(const Hyper&, const Step&);
   // The name of the field that says how many slots the last state has, or nullptr: one slot of it
   // is the state of an update, the next one that of the next.
   const char* ring;
+  // The name of the running mean of the parameter that the rule itself asks for, or nullptr: an
+  // array beside the states.
+  const char* mean;
   // The trust ratio for the L2 norms of the parameter and of what is measured, or nullptr.
   double (*trust)(const Hyper&, double param, double measured);
   void (*prepare[dtypes])(const Hyper&, const Step&, Prepared&);
@@ -88,8 +97,8 @@ struct Kernels {
   // One sum for each block of n adjacent elements.
   void (*sum_squares[dtypes])(const void* values, std::size_t n, std::size_t fetch_ahead,
                               BlockSum* sums);
-  // average += (1 - decay) * (values - average)
-  void (*average[dtypes])(void* average, const void* values, std::size_t n, double decay);
+  // average += weight * (values - average); of weight 1 the values themselves.
+  void (*average[dtypes])(void* average, const void* values, std::size_t n, double weight);
   // The traffic of an update and hardly any arithmetic, by the counts of arrays.
   float (*stream[most_updated + 1][most_read + 1])(float* const* updated, float* const* read,
                                                    std::size_t n, std::size_t fetch_ahead);

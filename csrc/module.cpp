@@ -43,7 +43,7 @@ py::dict rules() {
     const Rule& rule = kernels().rules[i];
     rules[rule.name] =
         py::make_tuple(names(rule.fields, rule.field_count), names(rule.states, rule.state_count),
-                       rule.carried, rule.ring);
+                       rule.carried, rule.ring, rule.mean);
   }
   return rules;
 }
@@ -87,15 +87,19 @@ PYBIND11_MODULE(_core, m) {
   m.def("set_fetch_ahead", set_fetch_ahead, "bytes"_a, "Another: for tests and benchmarks.");
   m.def("rules", rules,
         "The update rules: name -> (fields, states, carried number or None, field that says how "
-        "many slots the last state has or None).");
+        "many slots the last state has or None, its own mean of the parameter or None).");
 
   py::class_<Settings>(m, "Settings", "What a step does to the parameters of one kind.")
       .def(py::init(&make_settings), "rule"_a, "fields"_a, py::kw_only(), "l1"_a = 0.0,
            "l2"_a = 0.0, "decay"_a = 0.0, "scale"_a = 1.0, "clip_min"_a = -infinity,
-           "clip_max"_a = infinity, "adapts"_a = false, "average_decay"_a = py::none())
+           "clip_max"_a = infinity, "adapts"_a = false, "average_decay"_a = py::none(),
+           "absent"_a = "refused")
       .def_property(
           "learning_rate", [](const Settings& s) { return s.hyper.learning_rate; },
-          [](Settings& s, double value) { s.hyper.learning_rate = value; });
+          [](Settings& s, double value) { s.hyper.learning_rate = value; })
+      .def(
+          "assign", [](Settings& s, const Settings& other) { s = other; }, "other"_a,
+          "Takes over another's numbers; the rule must be the same.");
 
   py::class_<Norm>(m, "Norm", "One L2 norm over gradients, and its limit.")
       .def(py::init([](double limit) { return Norm{limit}; }), "limit"_a)
@@ -114,7 +118,7 @@ PYBIND11_MODULE(_core, m) {
                       py::custom_type_setup(collect_entries))
       .def(py::init<py::tuple, const std::vector<std::size_t>&>(), "rows"_a, "counted"_a)
       .def("step", &Entries::step, "gradients"_a, "counts"_a, "carried"_a, "clear_grad"_a,
-           "threads"_a, "Steps every parameter that has a gradient.");
+           "threads"_a, "grad_scale"_a = 1.0, "Steps every parameter that has a gradient.");
 
   m.def(
       "is_tensor", [](py::handle object) { return is_tensor(object.ptr()); }, "object"_a,

@@ -3,8 +3,10 @@
 // A rule names its fields (settings), its states, and gives for step t a function of one element;
 // it knows no decay, clipping, array or thread, and as a rule no learning rate. What else a rule
 // may have: `carried`, a number from step to step; `ring`, a last state with a slot for each of
-// several steps; `trust`, a ratio of two norms. Constants are computed in double from t and rounded
-// once. The stated order of operations is part of the promised bits.
+// several steps; `trust`, a ratio of two norms; `rate`, at which its direction is gone in the place
+// of the learning rate; `mean`, a running mean of the parameter that is its own. Constants are
+// computed in double from t and rounded once. The stated order of operations is part of the
+// promised bits.
 //
 // This file is compiled once per ISA inside that ISA's namespace: it may call no function template
 // of the standard library, of which the linker would keep a single copy for all CPUs.
@@ -48,6 +50,20 @@ struct Momentum {
   }
 };
 
+// Momentum that takes in a part of each gradient but the first, which it begins with.
+struct DampenedMomentum {
+  static constexpr const char* name = "dampened_momentum";
+  static constexpr Names fields{"momentum", "dampening"};
+  static constexpr Names states{"velocity"};
+  double momentum, dampening;
+
+  template <class T>
+  auto at(Step step) const {
+    const T mu = T(momentum), part = T(step.t == 1 ? 1 : 1 - dampening);
+    return [=](T g, T& velocity) { return velocity = mu * velocity + part * g; };
+  }
+};
+
 // On the importance of initialization and momentum in deep learning (Sutskever et al., 2013).
 struct Nesterov : Momentum {
   static constexpr const char* name = "nesterov";
@@ -83,6 +99,34 @@ struct Lars {
       velocity = mu * velocity + rate * g;
       return Move<T>{velocity};
     };
+  }
+};
+
+// Acceleration of stochastic approximation by averaging (Polyak & Juditsky, 1992), at the rates of
+// Towards optimal one pass large scale learning with averaged stochastic gradient descent (Xu,
+// 2011): the mean begins after t0 steps and is the parameter itself before. The decay of lambd
+// comes as decoupled decay.
+struct AveragedSgd {
+  static constexpr const char* name = "averaged_sgd";
+  static constexpr const char* carried = "eta";
+  static constexpr const char* mean = "ax";
+  static constexpr Names fields{"lambd", "alpha", "t0"};
+  static constexpr Names states{};
+  double lambd, alpha, t0;
+
+  double rate(Step step) const { return step.carried; }
+  double carry(Step step) const {
+    return step.learning_rate / power(1 + lambd * step.learning_rate * double(step.t), alpha);
+  }
+  // Of the new value in the mean.
+  double weight(Step step) const {
+    const double averaged = double(step.t - 1) - t0;
+    return step.t > 1 && averaged > 1 ? 1 / averaged : 1;
+  }
+
+  template <class T>
+  auto at(Step) const {
+    return [](T g) { return g; };
   }
 };
 
@@ -165,6 +209,15 @@ struct Adagrad {
   }
 };
 
+// The same at a rate that falls with the steps by itself.
+struct SlowingAdagrad : Adagrad {
+  static constexpr const char* name = "adagrad_slowing";
+  static constexpr Names fields{"epsilon", "lr_decay"};
+  double lr_decay;
+
+  double rate(Step step) const { return step.learning_rate / (1 + double(step.t - 1) * lr_decay); }
+};
+
 // ADADELTA: an adaptive learning rate method (Zeiler, 2012).
 struct Adadelta {
   static constexpr const char* name = "adadelta";
@@ -209,6 +262,52 @@ struct RmsProp {
 
 struct CenteredRmsProp : RmsProp {
   static constexpr const char* name = "rmsprop_centered";
+  static constexpr Names states{"momentum", "mean_square", "mean_grad"};
+};
+
+// The same with epsilon outside of the root, as the lecture's users have it: the gradient over its
+// root mean square, or over its standard deviation. Momentum is of that, without the learning rate.
+struct OverRms {
+  static constexpr const char* name = "over_rms";
+  static constexpr Names fields{"rho", "epsilon"};
+  static constexpr Names states{"mean_square"};
+  double rho, epsilon;
+
+  template <class T>
+  auto at(Step) const {
+    const T r = T(rho), a = T(1 - rho), e = T(epsilon);
+    return [=](T g, T& mean_square, auto&... mean) __attribute__((always_inline)) {
+      mean_square = r * mean_square + a * g * g;
+      T s = mean_square;
+      ((mean = r * mean + a * g, s = s - mean * mean), ...);
+      return g / (square_root(s) + e);
+    };
+  }
+};
+
+struct OverDeviation : OverRms {
+  static constexpr const char* name = "over_deviation";
+  static constexpr Names states{"mean_square", "mean_grad"};
+};
+
+struct OverRmsMomentum : OverRms {
+  static constexpr const char* name = "over_rms_momentum";
+  static constexpr Names fields{"rho", "epsilon", "momentum"};
+  static constexpr Names states{"momentum", "mean_square"};
+  double momentum;
+
+  template <class T>
+  auto at(Step step) const {
+    const auto over = OverRms::at<T>(step);
+    const T mu = T(momentum);
+    return [=](T g, T& velocity, auto&... means) {
+      return velocity = mu * velocity + over(g, means...);
+    };
+  }
+};
+
+struct OverDeviationMomentum : OverRmsMomentum {
+  static constexpr const char* name = "over_deviation_momentum";
   static constexpr Names states{"momentum", "mean_square", "mean_grad"};
 };
 
@@ -267,6 +366,22 @@ struct Adamax {
     return [=](T g, T& m, T& norm) {
       m = b1 * m + a1 * g;
       norm = maximum(magnitude(g), b2 * norm + e);
+      return c * m / norm;
+    };
+  }
+};
+
+// The same with epsilon added to the gradient's magnitude, so that it is not gathered in the norm.
+struct PaddedAdamax : Adamax {
+  static constexpr const char* name = "adamax_padded";
+
+  template <class T>
+  auto at(Step step) const {
+    const T b1 = T(beta1), a1 = T(1 - beta1), b2 = T(beta2), e = T(epsilon);
+    const T c = T(1 / one_minus_power(beta1, step.t));
+    return [=](T g, T& m, T& norm) {
+      m = b1 * m + a1 * g;
+      norm = maximum(b2 * norm, magnitude(g) + e);
       return c * m / norm;
     };
   }
@@ -357,5 +472,7 @@ struct Adan {
 
 template <class... Rules>
 struct List {};
-using All = List<Sgd, Momentum, Nesterov, Lars, Asgd, Rprop, Lion, Adagrad, Adadelta, RmsProp,
-                 CenteredRmsProp, Adam, Amsgrad, Lamb, Adamax, RAdam, NAdam, Adan>;
+using All = List<Sgd, Momentum, DampenedMomentum, Nesterov, Lars, AveragedSgd, Asgd, Rprop, Lion,
+                 Adagrad, SlowingAdagrad, Adadelta, RmsProp, CenteredRmsProp, OverRms,
+                 OverDeviation, OverRmsMomentum, OverDeviationMomentum, Adam, Amsgrad, Lamb, Adamax,
+                 PaddedAdamax, RAdam, NAdam, Adan>;

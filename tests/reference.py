@@ -50,6 +50,29 @@ def momentum(T: Any, t: int, g: np.ndarray, s: State, *, momentum: float) -> np.
     return s["velocity"]
 
 
+def dampened(
+    T: Any, t: int, g: np.ndarray, s: State, *, momentum: float, dampening: float
+) -> np.ndarray:
+    part = 1.0 if t == 1 else 1 - dampening
+    s["velocity"] = T(momentum) * s["velocity"] + T(part) * g
+    return s["velocity"]
+
+
+def averaged_sgd(T: Any, t: int, g: np.ndarray, s: State, **_hyper: float) -> np.ndarray:
+    return g
+
+
+def any_power(b: float, exponent: float) -> float:
+    """b**exponent of these doubles, rounded once."""
+    return float(PAPER.power(Decimal(b), Decimal(exponent)))
+
+
+def eta(s: Settings, t: int) -> float:
+    """The rate that averaged SGD carries over from update t."""
+    lambd, alpha = s.hyper["lambd"], s.hyper["alpha"]
+    return float(np.float64(s.lr) / any_power(1 + lambd * s.lr * t, alpha)) if t else s.lr
+
+
 def nesterov(T: Any, t: int, g: np.ndarray, s: State, *, momentum: float) -> np.ndarray:
     s["velocity"] = T(momentum) * s["velocity"] + g
     return g + T(momentum) * s["velocity"]
@@ -80,6 +103,12 @@ def adagrad(T: Any, t: int, g: np.ndarray, s: State, *, epsilon: float) -> np.nd
     return g / (np.sqrt(s["moment"]) + T(epsilon))
 
 
+def slowing_adagrad(
+    T: Any, t: int, g: np.ndarray, s: State, *, epsilon: float, lr_decay: float
+) -> np.ndarray:
+    return adagrad(T, t, g, s, epsilon=epsilon)
+
+
 def adadelta(T: Any, t: int, g: np.ndarray, s: State, *, rho: float, epsilon: float) -> np.ndarray:
     a = s["_avg_squared_grad"] = T(rho) * s["_avg_squared_grad"] + (T(1 - rho) * g) * g
     u = s["_avg_squared_update"]
@@ -106,6 +135,35 @@ def rmsprop(
     root = np.sqrt(second + T(epsilon))
     s["momentum"] = T(momentum) * s["momentum"] + (T(lr) * g) / root
     return s["momentum"]
+
+
+def over_rms(
+    T: Any,
+    t: int,
+    g: np.ndarray,
+    s: State,
+    *,
+    rho: float,
+    epsilon: float,
+    momentum: float = 0.0,
+) -> np.ndarray:
+    second = s["mean_square"] = T(rho) * s["mean_square"] + (T(1 - rho) * g) * g
+    if "mean_grad" in s:
+        mean = s["mean_grad"] = T(rho) * s["mean_grad"] + T(1 - rho) * g
+        second = second - mean * mean
+    d = g / (np.sqrt(second) + T(epsilon))
+    if "momentum" in s:
+        d = s["momentum"] = T(momentum) * s["momentum"] + d
+    return d
+
+
+def padded_adamax(
+    T: Any, t: int, g: np.ndarray, s: State, *, beta1: float, beta2: float, epsilon: float
+) -> np.ndarray:
+    c = 1 / one_minus_power(beta1, t)
+    s["moment"] = T(beta1) * s["moment"] + T(1 - beta1) * g
+    s["inf_norm"] = np.maximum(T(beta2) * s["inf_norm"], np.abs(g) + T(epsilon))
+    return (T(c) * s["moment"]) / s["inf_norm"]
 
 
 def adamax(
@@ -262,9 +320,13 @@ class Rule(NamedTuple):
     direction: Callable[..., np.ndarray]
     moves: bool = False
     number: str = ""  # the one that is carried over from update to update, if there is one
+    carried: Callable[..., float] | None = None  # its value after t updates
     ring: str = ""  # what says how many slots the last state has
     trust: Callable[..., float] | None = None  # the ratio, of norms and the settings
     trusts: str = ""  # what the ratio measures beside the parameter, "gradient" or "update"
+    rate: Callable[..., float] = lambda s, t: s.lr  # of update t
+    mean: str = ""  # the running mean of the parameter that the rule itself asks for
+    weight: Callable[..., float] | None = None  # of the new value in it
 
 
 def lamb_trust(p: float, u: float, s: Settings) -> float:
@@ -281,23 +343,53 @@ def lars_trust(p: float, g: float, s: Settings) -> float:
 RULES = {
     "SGD": Rule((), sgd),
     "Momentum": Rule(("velocity",), momentum),
+    "DampenedMomentum": Rule(("velocity",), dampened),
     "Nesterov": Rule(("velocity",), nesterov),
+    "AveragedSGD": Rule(
+        (),
+        averaged_sgd,
+        number="eta",
+        carried=eta,
+        rate=lambda s, t: eta(s, t - 1),
+        mean="ax",
+        weight=lambda s, t: 1 / max(1.0, t - 1 - s.hyper["t0"]) if t > 1 else 1.0,
+    ),
     "Adam": Rule(("moment1", "moment2"), adam),
     "AMSGrad": Rule(("moment1", "moment2", "moment2_max"), adam),
     "Lion": Rule(("moment",), lion),
     "Adagrad": Rule(("moment",), adagrad),
+    "SlowingAdagrad": Rule(
+        ("moment",),
+        slowing_adagrad,
+        rate=lambda s, t: s.lr / (1 + (t - 1) * s.hyper["lr_decay"]),
+    ),
     "Adadelta": Rule(("_avg_squared_grad", "_avg_squared_update"), adadelta),
     "RMSProp": Rule(("momentum", "mean_square"), rmsprop, moves=True),
     "CenteredRMSProp": Rule(("momentum", "mean_square", "mean_grad"), rmsprop, moves=True),
+    "OverRMS": Rule(("mean_square",), over_rms),
+    "OverDeviation": Rule(("mean_square", "mean_grad"), over_rms),
+    "OverRMSMomentum": Rule(("momentum", "mean_square"), over_rms),
+    "OverDeviationMomentum": Rule(("momentum", "mean_square", "mean_grad"), over_rms),
     "Adamax": Rule(("moment", "inf_norm"), adamax),
+    "PaddedAdamax": Rule(("moment", "inf_norm"), padded_adamax),
     "RAdam": Rule(("moment1", "moment2"), radam),
-    "NAdam": Rule(("moment1", "moment2"), nadam, number="mu_product"),
+    "NAdam": Rule(
+        ("moment1", "moment2"),
+        nadam,
+        number="mu_product",
+        carried=lambda s, t: mu_product(s.hyper["beta1"], s.hyper["momentum_decay"], t),
+    ),
     "LARS": Rule(("velocity",), lars, moves=True, trust=lars_trust, trusts="gradient"),
     "ASGD": Rule(("d", "y"), asgd, moves=True, ring="batch_num"),
     "Rprop": Rule(("prevs", "learning_rates"), rprop, moves=True),
     "Lamb": Rule(("moment1", "moment2"), adam, trust=lamb_trust, trusts="update"),
     "Adan": Rule(("moment1", "moment1_diff", "moment2", "prev_grad"), adan),
 }
+
+
+def kept(rule: str) -> tuple[str, ...]:
+    """The arrays that a rule keeps: its states, and its mean if it has one."""
+    return (*RULES[rule].states, *filter(None, [RULES[rule].mean]))
 
 
 @dataclass(frozen=True)
@@ -372,11 +464,18 @@ def update(p: np.ndarray, x: np.ndarray, t: int, state: State, s: Settings, fact
             d = d + T(s.decay) * p
         if rule.trusts == "update" and (s.always_adapt or s.decay > 0):
             ratio = rule.trust(length(p, p), length(p, d), s)
-        move = T(s.lr * ratio) * d
-    mean = state.get("average", p).copy()
+        move = T(rule.rate(s, t) * ratio) * d
+    name = rule.mean or "average"
+    mean = state.get(name, p).copy()
     p[...] = p - move
-    if s.average is not None:
-        state["average"] = mean + T(1 - s.average) * (p - mean)
+    if rule.mean:
+        state[name] = running_mean(T(rule.weight(s, t)), mean, p)
+    elif s.average is not None:
+        state[name] = running_mean(T(1 - s.average), mean, p)
+
+
+def running_mean(weight: Any, mean: np.ndarray, p: np.ndarray) -> np.ndarray:
+    return p.copy() if weight == 1 else mean + weight * (p - mean)
 
 
 class Reference:
@@ -514,6 +613,19 @@ def paper_momentum(g: Decimal, t: int, s: Numbers, *, momentum: Decimal) -> Deci
     return s["velocity"]
 
 
+def paper_dampened(
+    g: Decimal, t: int, s: Numbers, *, momentum: Decimal, dampening: Decimal
+) -> Decimal:
+    """torch.optim.SGD with dampening."""
+    s["velocity"] = g if t == 1 else momentum * s["velocity"] + (1 - dampening) * g
+    return s["velocity"]
+
+
+def paper_averaged_sgd(g: Decimal, t: int, s: Numbers, **_hyper: Decimal) -> Decimal:
+    """Polyak & Juditsky, 1992."""
+    return g
+
+
 def paper_nesterov(g: Decimal, t: int, s: Numbers, *, momentum: Decimal) -> Decimal:
     """Nesterov, 1983, in the form of Sutskever et al., 2013."""
     s["velocity"] = momentum * s["velocity"] + g
@@ -547,6 +659,13 @@ def paper_adagrad(g: Decimal, t: int, s: Numbers, *, epsilon: Decimal) -> Decima
     return g / (epsilon + s["moment"].sqrt())
 
 
+def paper_slowing_adagrad(
+    g: Decimal, t: int, s: Numbers, *, epsilon: Decimal, lr_decay: Decimal
+) -> Decimal:
+    """The same; what slows it is its rate."""
+    return paper_adagrad(g, t, s, epsilon=epsilon)
+
+
 def paper_adadelta(g: Decimal, t: int, s: Numbers, *, rho: Decimal, epsilon: Decimal) -> Decimal:
     """Zeiler, 2012, algorithm 1; the rate is 1 there."""
     s["_avg_squared_grad"] = rho * s["_avg_squared_grad"] + (1 - rho) * g**2
@@ -575,6 +694,36 @@ def paper_rmsprop(
         variance -= s["mean_grad"] ** 2
     s["momentum"] = momentum * s["momentum"] + lr * g / (variance + epsilon).sqrt()
     return s["momentum"]
+
+
+def paper_over_rms(
+    g: Decimal,
+    t: int,
+    s: Numbers,
+    *,
+    rho: Decimal,
+    epsilon: Decimal,
+    momentum: Decimal = Decimal(0),
+) -> Decimal:
+    """torch.optim.RMSprop: epsilon outside of the root, the rate outside of the momentum."""
+    s["mean_square"] = rho * s["mean_square"] + (1 - rho) * g**2
+    variance = s["mean_square"]
+    if "mean_grad" in s:
+        s["mean_grad"] = rho * s["mean_grad"] + (1 - rho) * g
+        variance -= s["mean_grad"] ** 2
+    direction = g / (variance.sqrt() + epsilon)
+    if "momentum" in s:
+        direction = s["momentum"] = momentum * s["momentum"] + direction
+    return direction
+
+
+def paper_padded_adamax(
+    g: Decimal, t: int, s: Numbers, *, beta1: Decimal, beta2: Decimal, epsilon: Decimal
+) -> Decimal:
+    """torch.optim.Adamax: epsilon is added to the gradient's magnitude."""
+    s["moment"] = beta1 * s["moment"] + (1 - beta1) * g
+    s["inf_norm"] = max(beta2 * s["inf_norm"], abs(g) + epsilon)
+    return 1 / (1 - beta1**t) * s["moment"] / s["inf_norm"]
 
 
 def paper_adamax(
@@ -697,15 +846,23 @@ def paper_adan(
 PAPERS: dict[str, Callable[..., Decimal]] = {
     "SGD": paper_sgd,
     "Momentum": paper_momentum,
+    "DampenedMomentum": paper_dampened,
     "Nesterov": paper_nesterov,
+    "AveragedSGD": paper_averaged_sgd,
     "Adam": paper_adam,
     "AMSGrad": paper_adam,
     "Lion": paper_lion,
     "Adagrad": paper_adagrad,
+    "SlowingAdagrad": paper_slowing_adagrad,
     "Adadelta": paper_adadelta,
     "RMSProp": paper_rmsprop,
     "CenteredRMSProp": paper_rmsprop,
+    "OverRMS": paper_over_rms,
+    "OverDeviation": paper_over_rms,
+    "OverRMSMomentum": paper_over_rms,
+    "OverDeviationMomentum": paper_over_rms,
     "Adamax": paper_adamax,
+    "PaddedAdamax": paper_padded_adamax,
     "RAdam": paper_radam,
     "NAdam": paper_nadam,
     "LARS": paper_lars,
@@ -716,13 +873,29 @@ PAPERS: dict[str, Callable[..., Decimal]] = {
 }
 
 
+def paper_eta(lr: Decimal, t: int, hyper: Numbers) -> Decimal:
+    """Xu, 2011, equation 34, with the exponent as a setting: the rate after t updates."""
+    return lr / (1 + hyper["lambd"] * lr * t) ** hyper["alpha"]
+
+
+# The rate of update t, where it is not the learning rate.
+PAPER_RATES: dict[str, Callable[[Decimal, int, Numbers], Decimal]] = {
+    "AveragedSGD": lambda lr, t, hyper: paper_eta(lr, t - 1, hyper),
+    "SlowingAdagrad": lambda lr, t, hyper: lr / (1 + (t - 1) * hyper["lr_decay"]),
+}
+# The weight of the new value in the running mean.
+PAPER_WEIGHTS: dict[str, Callable[[int, Numbers], Decimal]] = {
+    "AveragedSGD": lambda t, hyper: 1 / max(Decimal(1), t - 1 - hyper["t0"]),
+}
+
+
 class Paper:
     """One parameter of one number; settings as above, but without clipping."""
 
     def __init__(
         self, p: float, settings: Settings, t: int = 0, state: Mapping[str, float] | None = None
     ) -> None:
-        names = RULES[settings.rule].states
+        names = kept(settings.rule)
         known = {**settings.initial, **(state or {})}
         self.p, self.settings, self.t = Decimal(p), settings, t
         self.state = {name: Decimal(known.get(name, 0.0)) for name in names}
@@ -740,6 +913,8 @@ class Paper:
             g += Decimal(s.l1) * Decimal(1).copy_sign(self.p)
         g *= ratio
         lr, paper = Decimal(s.lr), PAPERS[s.rule]
+        if s.rule in PAPER_RATES:
+            lr = PAPER_RATES[s.rule](lr, self.t, self.hyper)
         if RULES[s.rule].moves:
             move = paper(g, self.t, self.state, lr=lr, **self.hyper)
         else:
@@ -767,6 +942,9 @@ def paper_step(papers: Sequence[Paper], xs: Sequence[float]) -> None:
             moves = [lr * param / length(moves) * move for move in moves]
         for paper, move in zip(papers, moves, strict=True):
             paper.p -= move
+            if mean := RULES[s.rule].mean:
+                weight = PAPER_WEIGHTS[s.rule](paper.t, paper.hyper)
+                paper.state[mean] += weight * (paper.p - paper.state[mean])
 
 
 def ulps(found: float, exact: Decimal, T: Any, size: Decimal | None = None) -> float:

@@ -16,6 +16,7 @@ import reference as ref
 import roofstep as rs
 from roofstep import _core, custom
 from test_exact import (
+    CLASSES,
     CLIPS,
     COUPLED,
     DTYPES,
@@ -27,7 +28,6 @@ from test_exact import (
     extreme,
     numbers,
     ordinary,
-    public_optimizers,
     run,
     same_bits,
     wild,
@@ -93,7 +93,7 @@ class UsersCase(Case):
             options["weight_decay"] = by_user(decay) if self.decays else decay
         clip = CLIPS[self.clip][0]()
         clip = by_user(clip) if self.clips else clip
-        return public_optimizers()[self.name](parameters=parameters, grad_clip=clip, **options)
+        return CLASSES[self.name](parameters=parameters, grad_clip=clip, **options)
 
 
 # The ratio of LARS has a place for L2 decay; a user's is to it a part of the gradient.

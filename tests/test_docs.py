@@ -29,13 +29,20 @@ def modules(package: ModuleType) -> list[str]:
     return found
 
 
-MODULES = modules(roofstep)  # tests/parity/test_tensors.py has the others
+MODULES = modules(roofstep)  # tests/parity has the others
 CLASSES = [
     value
     for module in (roofstep, roofstep.lr)
     for name in module.__all__
     if inspect.isclass(value := getattr(module, name))
 ]
+
+
+def blocks_of(page: Path, in_frameworks: bool) -> list[str]:
+    """The Python of a page that needs a framework, which tests/parity runs, or that needs none."""
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    needs = re.compile(r"^import (torch|paddle|jax)$", re.MULTILINE)
+    return [block for block in blocks if bool(needs.search(block)) is in_frameworks]
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -68,8 +75,6 @@ def test_the_table_of_traffic_is_that_of_the_benchmark() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_code_of_a_page(page: Path) -> None:
-    text = page.read_text()
-    assert "```" in text
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    for block in blocks:
+    assert "```" in page.read_text()
+    for block in blocks_of(page, in_frameworks=False):
         exec(compile(block, str(page), "exec"), {})

@@ -19,6 +19,7 @@ struct Case {
   std::int64_t dtype, size, steps;
   double learning_rate, l1, l2, decay, scale, clip_min, clip_max, limit, adapts, average_decay;
   double slots, begin;  // of the last state
+  double carried;       // before the first step
   double fields[roofstep::max_fields];
 };
 
@@ -66,7 +67,7 @@ int main(int argc, char** argv) {
   settings.clip_min = told.clip_min;
   settings.clip_max = told.clip_max;
   settings.adapts = told.adapts != 0;
-  settings.average_decay = told.average_decay;
+  if (!rule.mean) settings.average_decay = told.average_decay;
 
   roofstep::Tensor tensor{};
   tensor.dtype = static_cast<roofstep::Dtype>(told.dtype);
@@ -82,7 +83,7 @@ int main(int argc, char** argv) {
   for (int s = 0; s < rule.state_count; ++s) tensor.states[s] = memory[3 + s].data();
   tensor.norm = 0;
   std::int64_t count = 0;
-  double carried = 1;
+  double carried = told.carried;
   tensor.step_count = &count;
   std::vector<roofstep::Norm> norms{{told.limit}};
 
@@ -95,13 +96,14 @@ int main(int argc, char** argv) {
     roofstep::Prepared prepared;
     const roofstep::Step now{count + 1, hyper.learning_rate, carried};
     rule.prepare[told.dtype](hyper, now, prepared);
-    if (rule.carry) carried = rule.carry(hyper, now);
+    carried = prepared.carried;
     tensor.prepared = &prepared;
     if (rule.ring) {
       const int last = rule.state_count - 1;
       tensor.states[last] = memory[3 + last].data() + (now.t - 1) % slots * bytes;
     }
-    roofstep::step(roofstep::kernels(), {tensor}, norms, std::atoi(argv[2]));
+    std::vector<roofstep::Tensor> tensors{tensor};
+    roofstep::step(roofstep::kernels(), tensors, norms, std::atoi(argv[2]));
   }
   send(tensor.param, bytes);
   for (int s = 0; s < rule.state_count; ++s) send(memory[3 + s].data(), memory[3 + s].size());

@@ -12,6 +12,7 @@ import pytest
 import roofstep
 from conftest import Build
 from roofstep import _core
+from tests import unnamed
 
 SIZE = 70_001  # two pieces of work and a ragged tail
 STEPS = 6  # from the sixth RAdam rectifies
@@ -20,6 +21,7 @@ FIELDS["fade_rest"] = float(Decimal("0.96") - Decimal(FIELDS["fade"]))
 FIELDS |= {"beta3": 0.99, "lars_coeff": 0.1, "batch_num": 4}
 FIELDS |= {"learning_rate_range[0]": 1e-5, "learning_rate_range[1]": 50.0}
 FIELDS |= {"etas[0]": 0.5, "etas[1]": 1.2}
+FIELDS |= {"dampening": 0.1, "lambd": 1e-3, "alpha": 0.75, "t0": 2.0, "lr_decay": 0.1}
 TRUSTING = ("lars", "lamb")
 DECAYS = [(0.0, 0.0, 0.0), (0.01, 0.0, 0.0), (0.0, 0.01, 0.1)]  # l1, l2, decoupled
 OPTIMIZERS = {
@@ -42,6 +44,14 @@ OPTIMIZERS = {
     "rprop": lambda **k: roofstep.Rprop(**{name: k[name] for name in k if "[" not in name}),
     "lamb": lambda **k: roofstep.Lamb(always_adapt=True, **k),
     "adan": lambda **k: roofstep.Adan(**k),
+    "dampened_momentum": lambda **k: unnamed.DampenedMomentum(**k),
+    "averaged_sgd": lambda **k: unnamed.AveragedSGD(**k),
+    "adagrad_slowing": lambda **k: unnamed.SlowingAdagrad(**k),
+    "over_rms": lambda **k: unnamed.OverRMS(**k),
+    "over_deviation": lambda **k: unnamed.OverRMS(centered=True, **k),
+    "over_rms_momentum": lambda **k: unnamed.OverRMS(**k),
+    "over_deviation_momentum": lambda **k: unnamed.OverRMS(centered=True, **k),
+    "adamax_padded": lambda **k: unnamed.PaddedAdamax(**k),
 }
 
 
@@ -62,7 +72,7 @@ def canonical(array: np.ndarray) -> bytes:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("rule", _core.rules())
 def test_bits(build: Build, rule: str, dtype: type) -> None:
-    fields, states, _, ring = _core.rules()[rule]
+    fields, states, _, ring, mean = _core.rules()[rule]
     slots = FIELDS[ring] if ring else 1
     for l1, l2, decay in DECAYS:
         start = hard_values(dtype, 0)
@@ -71,13 +81,13 @@ def test_bits(build: Build, rule: str, dtype: type) -> None:
             np.random.default_rng(k).standard_normal(SIZE).astype(dtype) for k in range(STEPS)
         ]
         packed = struct.pack(
-            "32s3q20d",
+            "32s3q21d",
             rule.encode(),
             int(dtype is np.float64),
             SIZE,
             STEPS,
             *(0.01, l1, l2, decay, 1.0, -math.inf, math.inf, 2.5, rule in TRUSTING, 0.9),
-            *(slots, 0.01 if rule == "rprop" else 0.0),
+            *(slots, 0.01 if rule == "rprop" else 0.0, 0.01 if rule == "averaged_sgd" else 1.0),
             *([FIELDS[f] for f in fields] + [0.0] * (8 - len(fields))),
         )
         told = packed + start.tobytes() + b"".join(g.tobytes() for g in gradients)
@@ -91,12 +101,13 @@ def test_bits(build: Build, rule: str, dtype: type) -> None:
         )
         # No class combines every decay with every rule, the kernels do.
         optimizer._decays = lambda *_, d=(l1, l2, decay): d
-        optimizer.average_weights(0.9)
+        if not mean:
+            optimizer.average_weights(0.9)
         for weights.grad in gradients:
             optimizer.step()
         saved = optimizer.state_dict()
         expected = canonical(weights.data) + b"".join(
-            canonical(saved[f"w_{state}_0"]) for state in (*states, "average")
+            canonical(saved[f"w_{state}_0"]) for state in (*states, mean or "average")
         )
         assert optimizer.last_grad_norm > 2.5
 

@@ -93,6 +93,8 @@ def read(parameters: Iterable[Any], what: str = "parameters") -> list[dict[str, 
 
 def _row(what: str, items: Any, of: str = "parameters, or of groups (dicts)") -> list[Any]:
     remedy = f"pass a list or tuple of {of}"
+    if isinstance(items, Mapping):
+        remedy += "; of a pytree for JAX, roofstep.jax.parameters(tree)"
     if isinstance(items, (Parameter, Mapping, str, bytes)) or hasattr(items, "__array__"):
         raise TypeError(f"{what}: expected a list or tuple, got {_kind(items)}; {remedy}")
     if isinstance(items, (set, frozenset)) or not isinstance(items, Iterable):
@@ -106,8 +108,8 @@ def _row(what: str, items: Any, of: str = "parameters, or of groups (dicts)") ->
 def _as_parameter(what: str, item: Any) -> Parameter:
     if isinstance(item, Parameter):
         return item
-    if isinstance(item, np.ndarray):
-        return Parameter(item)
+    if isinstance(item, np.ndarray) or type(item).__module__.startswith("jax"):
+        return Parameter(item)  # which refuses JAX's with the remedy
     if _core.is_tensor(item):
         return tensors.as_parameter(item)
     if (static := libraries.static_graphs([item])) is not None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
 
-from roofstep import _core, checkpoint, checks, custom, groups, plan, state, tensors, threads
+from roofstep import _core, checkpoint, checks, groups, plan, state, tensors, threads
 from roofstep.clip import ClipGradBase, as_clip
 from roofstep.gradients import Directory, Gradients, as_pairs, as_row, differentiate
 from roofstep.libraries import static_graphs
@@ -33,6 +32,9 @@ class Optimizer:
     it is in force. torch's autograd is told of every write: a backward pass that needs the values
     from before a step refuses. States are NumPy arrays in all cases. In a static program of Paddle
     `minimize` is called once, and every run of the program is a step.
+
+    A sparse gradient has some rows of its parameter, as that of an embedding: `SelectedRows`, or
+    what torch and Paddle make with ``sparse=True``. `SGD`, `Adagrad`, `Adam` and `AdamW` take it.
 
     Args:
         learning_rate: a number >= 0, or a schedule: an object that gives the rate when called and
@@ -134,6 +136,10 @@ class Optimizer:
     def _adapts(self, group: Mapping[str, Any], l2: float, decay: float) -> bool:
         """Whether the rule's trust ratio is taken, for a parameter with these decays."""
         return False
+
+    def _absent(self, group: Mapping[str, Any]) -> str:
+        """What a sparse gradient does to the rows that it has not: `Absent` in csrc/engine.hpp."""
+        return "refused"
 
     def _multiplier(self, name: str, parameter: Parameter) -> float:
         """The parameter's own factor on the learning rate."""
@@ -264,29 +270,17 @@ class Optimizer:
         learning_rate = self.get_lr()  # asked first and once: a schedule may do as it likes
         with self._alone:
             current = self._current_plan()
-            measured: list[_core.Norm] = []
-            if current.tasks:
-                row = gradients or [p.grad for p in self._parameters.values()]
-                gradients, measured = custom.prepare(current.tasks, row, clear_grad)
-            while True:
-                for kind in current.kinds:
-                    factor = checks.non_negative(
-                        "learning_rate of a group", kind.group["learning_rate"]
-                    )
-                    kind.settings.learning_rate = learning_rate * factor * kind.multiplier
-                missing, written = current.entries.step(
-                    gradients,
-                    self._counts,
-                    self._numbers,
-                    clear_grad,
-                    threads.get_num_threads(),
-                )
-                if not missing:
-                    break
+            row = self._parameters.values()
+            gradients, measured = current.prepare(row, gradients, clear_grad)
+
+            def rate(group: plan.Group) -> float:
+                factor = group["learning_rate"]
+                return learning_rate * checks.non_negative("learning_rate of a group", factor)
+
+            while missing := current.step(rate, gradients, self._counts, self._numbers, clear_grad):
                 self._create_states(missing)
                 current = self._current_plan()
-            tensors.count_writes(written)
-            self._norms = current.norms + measured if measured else current.norms
+            self._norms = current.norms + measured
 
     @property
     def last_grad_norm(self) -> float | None:
@@ -296,10 +290,7 @@ class Optimizer:
         these was there; None if no norm clips, or before the first step.
         ``ClipGradByGlobalNorm(math.inf)`` measures and never clips.
         """
-        if not self._norms:
-            return None
-        values = [norm.value for norm in self._norms]
-        return values[0] if len(values) == 1 else math.hypot(*values)
+        return plan.combined(self._norms)
 
     # Averaged weights.
 
@@ -405,24 +396,8 @@ class Optimizer:
         """New states for parameters that have their first gradient."""
         # Made anew, as a state may begin with a group's learning rate, which no plan looks at.
         current = plan.make(self, self.param_groups, self._parameters, self._states)
-        names = tuple(self._parameters)
-        wanted = [
-            (s, names[i])
-            for i in indices
-            for s in current.keeps[names[i]].states
-            if s not in self._states.get(names[i], {})
-        ]
-        wanted.sort(key=lambda pair: pair[0])  # by state: a pass then reads long runs of memory
-        like = {name: self._parameters[name].array for _, name in wanted}
-        kinds = [(current.keeps[name].states[s], like[name]) for s, name in wanted]
-        arrays = state.zeros(kinds)
-        for (s, name), (kind, parameter), array in zip(wanted, kinds, arrays, strict=True):
-            if kind.begin is None:
-                array[...] = parameter
-            elif kind.begin:
-                what = f"initial value of {s!r} of parameter {name!r}"
-                array.fill(checks.rounded(what, kind.begin, array.dtype))
-        for (s, name), array in zip(wanted, arrays, strict=True):
+        names = [[*self._parameters][i] for i in indices]
+        for name, s, array in state.begin(names, current.keeps, self._parameters, self._states):
             self._states.setdefault(name, {})[s] = array
         self._plan = None
 
@@ -595,11 +570,11 @@ class Optimizer:
 
         Args:
             set_to_zero: keep the arrays and fill them with zeros instead. A later step then still
-                moves whatever has momentum.
+                moves whatever has momentum. Sparse gradients are refused.
 
         Raises:
-            TypeError, ValueError: a gradient to be filled is no writable array. Nothing has been
-                written then.
+            TypeError, ValueError: a gradient to be filled is no writable dense array. Nothing has
+                been written then.
         """
         held = [(n, p) for n, p in self._parameters.items() if p.grad is not None]
         if not checks.flag("set_to_zero", set_to_zero):

@@ -10,6 +10,7 @@ import numpy as np
 
 from roofstep import _core, checks
 from roofstep.regularizer import WeightDecayRegularizer, as_regularizer
+from roofstep.rows import SelectedRows
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Parameter:
 
     Attributes:
         data: the array. Another may be put in its place; it is read anew at every step.
-        grad: None, or an array of the same shape and dtype, of any strides.
+        grad: None, or an array of the same shape and dtype, of any strides, or `SelectedRows`.
 
     Raises:
         TypeError: ``data`` is no array, or ``attr`` no ParamAttr.
@@ -107,7 +108,7 @@ class Parameter:
     counts_writes: ClassVar[bool] = False
 
     data: np.ndarray[Any, Any]
-    grad: np.ndarray[Any, Any] | None
+    grad: np.ndarray[Any, Any] | SelectedRows | None
 
     def __init__(
         self, data: np.ndarray[Any, Any], name: str | None = None, attr: ParamAttr | None = None

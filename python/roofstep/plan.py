@@ -10,12 +10,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from roofstep import _core, custom
+from roofstep import _core, custom, tensors, threads
 from roofstep.clip import is_fused
 from roofstep.parameter import Parameter
 
 Array = np.ndarray[Any, Any]
 Group = dict[str, Any]
+Gradients = tuple[Array | None, ...]
 
 RULES = _core.rules()
 
@@ -28,6 +29,7 @@ class Family(Protocol):
         self, group: Mapping[str, Any], name: str, parameter: Parameter
     ) -> tuple[float, float, float]: ...
     def _adapts(self, group: Mapping[str, Any], l2: float, decay: float) -> bool: ...
+    def _absent(self, group: Mapping[str, Any]) -> str: ...
     def _multiplier(self, name: str, parameter: Parameter) -> float: ...
     def _initial(
         self, group: Mapping[str, Any], name: str, parameter: Parameter, state: str
@@ -69,6 +71,37 @@ class Keeps:
     number: str | None  # one number, which begins with 1
 
 
+class Held:
+    """The very objects that groups held, but for their learning rates, which every step reads.
+
+    Args:
+        groups: dicts.
+        rate: the key of the learning rate.
+    """
+
+    def __init__(self, groups: Iterable[Mapping[str, Any]], rate: str) -> None:
+        self._row: list[Any] = []
+        self._rates = []
+        for group in groups:
+            first = len(self._row) + len(group)
+            self._rates += [first + i for i, key in enumerate(group) if key == rate]
+            self._row += [*group, *group.values()]
+        for i in self._rates:
+            self._row[i] = None
+
+    def still_in(self, groups: Iterable[Mapping[str, Any]]) -> bool:
+        """Whether these groups hold the same."""
+        row: list[Any] = []
+        for group in groups:
+            row += group
+            row += group.values()
+        if len(row) != len(self._row):
+            return False
+        for i in self._rates:
+            row[i] = None
+        return all(map(operator.is_, row, self._row))
+
+
 @dataclass
 class Plan:
     """The arguments of a step, and from what they were made."""
@@ -78,19 +111,52 @@ class Plan:
     kinds: list[Kind]
     norms: list[_core.Norm]
     tasks: dict[int, custom.Task]  # by the position of the parameter; nearly always none
-    _sources: list[Any]
-    _rates: list[int]  # where in these a group's learning rate stands, which may change
+    _held: Held
+    _revision: int
     _looks: list[Callable[[], Any]]  # for settings that change without notice; see Parameter.watch
     _seen: list[Any]  # what these gave
 
+    def prepare(
+        self, parameters: Iterable[Parameter], gradients: Gradients | None, clear_grad: bool
+    ) -> tuple[Gradients | None, list[_core.Norm]]:
+        """What a step is given as gradients, and the norms that were taken to make them."""
+        if not self.tasks:
+            return gradients, []
+        row = gradients or [p.grad for p in parameters]
+        return custom.prepare(self.tasks, row, clear_grad)
+
+    def step(
+        self,
+        learning_rate: Callable[[Group], float],
+        gradients: Gradients | None,
+        counts: Array,
+        numbers: Array,
+        clear_grad: bool = False,
+        grad_scale: float = 1.0,
+    ) -> list[int]:
+        """Step every parameter that has a gradient; the positions of those that lack states.
+
+        While any lacks states, nothing is written.
+
+        Args:
+            learning_rate: that of a group.
+            gradients: one or None for each parameter; None takes the parameters' own.
+            counts: the updates so far of each parameter (int64), which are counted on.
+            numbers: the one number of each (float64), see `Keeps`.
+            clear_grad: also zero the parameters' own gradients.
+            grad_scale: gradients are divided by it first of all.
+        """
+        for kind in self.kinds:
+            kind.settings.learning_rate = learning_rate(kind.group) * kind.multiplier
+        missing, written = self.entries.step(
+            gradients, counts, numbers, clear_grad, threads.get_num_threads(), grad_scale
+        )
+        tensors.count_writes(written)
+        return missing
+
     def holds_for(self, groups: Iterable[Group]) -> bool:
         """Whether nothing has changed that a plan depends on."""
-        sources = _sources(groups)
-        if len(sources) != len(self._sources):
-            return False
-        for i in self._rates:
-            sources[i] = None
-        if not all(map(operator.is_, sources, self._sources)):
+        if self._revision != Parameter.revision or not self._held.still_in(groups):
             return False
         return [look() for look in self._looks] == self._seen
 
@@ -137,9 +203,8 @@ def make(
         ValueError: the groups hold other parameters than these.
     """
     rows = members(groups, parameters)
-    sources, rates = _sources(groups), _rates(groups)
-    for i in rates:
-        sources[i] = None
+    held_now = Held(groups, "learning_rate")
+    revision = Parameter.revision
     looks = _looks(parameters.values())
     seen = [look() for look in looks]  # first, so that nothing changes unseen meanwhile
     entries: dict[str, tuple[Any, ...]] = {}
@@ -184,6 +249,7 @@ def make(
                     clip_max=high,
                     adapts=family._adapts(group, l2, decay),
                     average_decay=group["average_decay"],
+                    absent=family._absent(group),
                 )
                 kinds[key] = Kind(settings, group, multiplier)
             held = _held(kept, states.get(name, {}), rule, name)
@@ -197,8 +263,8 @@ def make(
         list(kinds.values()),
         list(norms.values()),
         {i: tasks[name] for i, name in enumerate(parameters) if name in tasks},
-        sources,
-        rates,
+        held_now,
+        revision,
         looks,
         seen,
     )
@@ -219,10 +285,17 @@ def _keeps(
     name: str,
     parameter: Parameter,
 ) -> Keeps:
-    _, names, number, ring = RULES[rule]
+    _, names, number, ring, mean = RULES[rule]
     kept = {s: State(family._initial(group, name, parameter, s)) for s in names}
     if ring:
         kept[names[-1]] = State(kept[names[-1]].begin, fields[ring])
+    if mean:
+        if group["average_decay"] is not None:
+            raise ValueError(
+                f"average_decay: expected None for parameter {name!r}, as its rule {rule!r} keeps "
+                f"a mean of the weights already, got {group['average_decay']!r}; do without it"
+            )
+        kept[mean] = State(None)
     if group["average_decay"] is not None:
         kept["average"] = State(None)
     return Keeps(kept, number)
@@ -239,18 +312,9 @@ def _held(kept: Keeps, own: Mapping[str, Array], rule: str, name: str) -> tuple[
     return tuple(own[s] for s in kept.states) if all(s in own for s in kept.states) else None
 
 
-def _sources(groups: Iterable[Group]) -> list[Any]:
-    sources: list[Any] = [Parameter.revision]
-    for group in groups:
-        sources += group
-        sources += group.values()
-    return sources
-
-
-def _rates(groups: Iterable[Group]) -> list[int]:
-    """The places of the learning rates in the sources: they are read at every step."""
-    found, end = [], 1
-    for group in groups:
-        found += [end + len(group) + i for i, key in enumerate(group) if key == "learning_rate"]
-        end += 2 * len(group)
-    return found
+def combined(norms: Sequence[_core.Norm] | None) -> float | None:
+    """The norm over all that these were taken of; None if there are none."""
+    if not norms:
+        return None
+    values = [norm.value for norm in norms]
+    return values[0] if len(values) == 1 else math.hypot(*values)

@@ -9,13 +9,41 @@ from typing import Any
 
 import numpy as np
 
+from roofstep import checks
 from roofstep.parameter import Parameter
-from roofstep.plan import State
+from roofstep.plan import Keeps, State
 
 Array = np.ndarray[Any, Any]
 
 _ALIGNMENT = 64
 _HUGE_PAGE = 2 << 20
+
+
+def begin(
+    names: Iterable[str],
+    keeps: Mapping[str, Keeps],
+    parameters: Mapping[str, Parameter],
+    held: Mapping[str, Mapping[str, Array]],
+) -> list[tuple[str, str, Array]]:
+    """The states that these parameters are to have and lack: (name, state, array).
+
+    Raises:
+        MemoryError, ValueError: there is no room, or a dtype cannot hold what a state begins with.
+    """
+    names = list(names)
+    lacking = [(s, n) for n in names for s in keeps[n].states if s not in held.get(n, {})]
+    lacking.sort(key=lambda pair: pair[0])  # by state: a pass then reads long runs of memory
+    like = {name: parameters[name].array for _, name in lacking}
+    kinds = [(keeps[name].states[s], like[name]) for s, name in lacking]
+    made = []
+    for (s, name), (kind, parameter), array in zip(lacking, kinds, zeros(kinds), strict=True):
+        if kind.begin is None:
+            array[...] = parameter
+        elif kind.begin:
+            what = f"initial value of {s!r} of parameter {name!r}"
+            array.fill(checks.rounded(what, kind.begin, array.dtype))
+        made.append((name, s, array))
+    return made
 
 
 def zeros(kinds: Iterable[tuple[State, Array]]) -> list[Array]:

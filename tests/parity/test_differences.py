@@ -192,13 +192,54 @@ def test_all_parameters_step_in_one_call() -> None:
     step(Ours, "float64", lost=True)
 
 
-def test_no_sparse_gradients() -> None:
-    for cls in ("Adam", "AdamW"):
-        assert stepped(Paddles, cls, lazy_mode=True) == stepped(Paddles, cls)
-        assert "lazy_mode" in refused(ValueError, lambda c=cls: stepped(Ours, c, lazy_mode=True))
-        key = {"lazy_mode": True}
-        assert stepped(Paddles, cls, key) == stepped(Paddles, cls, {})
-        assert "lazy_mode" in refused(ValueError, lambda c=cls, k=key: stepped(Ours, c, k))
+def embedded(cls: str, library: Any, looked_up: list[int], **settings: Any) -> list[float]:
+    """What a row each of a sparse layer of zeros holds, after these were looked up one by one."""
+    layer = paddle.nn.Embedding(3, 1, sparse=True)
+    layer.weight.set_value(np.zeros((3, 1), "float32"))
+    settings = {"learning_rate": 1.0, "parameters": layer.parameters(), **settings}
+    optimizer = getattr(library, cls)(**settings)
+    for row in looked_up:
+        layer(paddle.to_tensor([row])).sum().backward()
+        optimizer.step()
+        optimizer.clear_grad()
+    found: list[float] = layer.weight.numpy().ravel().tolist()
+    return found
+
+
+def test_sparse_gradients_are_for_four_optimizers() -> None:
+    for cls, more in (("Momentum", {}), ("RMSProp", {}), ("Lamb", {})):
+        first, _, never = embedded(cls, paddle.optimizer, [0, 1], **more)
+        assert first < 0
+        assert never == 0
+        message = refused(ValueError, lambda c=cls, m=more: embedded(c, roofstep, [0], **m))
+        assert "sparse" in message
+    for cls in ("SGD", "Adagrad", "Adam", "AdamW"):
+        assert embedded(cls, roofstep, [0])[0] == pytest.approx(-1, abs=1e-5)
+
+
+def test_a_sparse_gradient_is_a_gradient() -> None:
+    betas = {"beta1": 0.5, "beta2": 0.75}
+
+    def of_step(t: int, m: float, v: float, epsilon: float, unscaled: bool = False) -> float:
+        """The move by these moments with the corrections of step t."""
+        root = math.sqrt(1 - 0.75**t)
+        return root / (1 - 0.5**t) * m / (math.sqrt(v) + epsilon * (1 if unscaled else root))
+
+    for lazy in (False, True):
+        settings = {**betas, "epsilon": 1.0, "lazy_mode": lazy}
+        theirs, ours = (
+            embedded("Adam", library, [0, 1], **settings)
+            for library in (paddle.optimizer, roofstep)
+        )
+        assert theirs[1] == pytest.approx(-of_step(3, 0.5, 0.25, 1.0))
+        assert ours[1] == pytest.approx(-of_step(2, 0.5, 0.25, 1.0))
+        # The row that is there in the first step alone.
+        alone = 0.0 if lazy else of_step(3, 0.25, 0.1875, 1.0, unscaled=True)
+        assert theirs[0] == pytest.approx(-of_step(2, 0.5, 0.25, 1.0) - alone)
+        alone = 0.0 if lazy else of_step(2, 0.25, 0.1875, 1.0)
+        assert ours[0] == pytest.approx(-of_step(1, 0.5, 0.25, 1.0) - alone)
+    refused(RuntimeError, lambda: embedded("Adam", paddle.optimizer, [0], weight_decay=0.5))
+    embedded("Adam", roofstep, [0], weight_decay=0.5)
 
 
 def test_no_low_precision() -> None:

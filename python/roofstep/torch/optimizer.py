@@ -1,0 +1,465 @@
+"""The base of the optimizers for torch: torch.optim.Optimizer, but a step is one fused pass."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from operator import is_
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from roofstep import _core, checks, plan, state, threads
+from roofstep.clip import ClipGradBase, ClipGradByGlobalNorm, as_clip, is_fused
+from roofstep.parameter import Parameter
+from roofstep.plan import Held, Plan
+from roofstep.torch.state import Own, Row, Seen, scalar_dtype
+from roofstep.torch.tensors import TorchParameter
+
+Array = np.ndarray[Any, Any]
+Group = dict[str, Any]
+
+
+@dataclass
+class Run:
+    """What one call steps: all parameters, or one of them alone inside a backward pass."""
+
+    tensors: list[torch.Tensor]
+    groups: list[Group]  # of each tensor
+    parameters: dict[str, TorchParameter]
+    plan: Plan
+    states: dict[str, dict[str, Any]]  # by the rule's names
+    counts: Array
+    numbers: Array
+    rows: dict[str, Row]  # what torch keeps as numbers, by its names
+    held: Held
+    seen: Seen
+
+
+class Optimizer(torch.optim.Optimizer):
+    """What the optimizers for torch share; see one of them, such as `roofstep.torch.AdamW`.
+
+    Whatever a user changes in ``state`` and ``param_groups`` is in force at the next step.
+
+    Args:
+        params: as torch's optimizers take them.
+        defaults: the settings of groups that leave them out.
+        grad_clip: `roofstep.ClipGradByGlobalNorm` or another clip of roofstep, or None. It can be
+            exchanged: it is the attribute ``grad_clip``.
+        step_in_backward: True lets a backward pass update each parameter as soon as its gradient is
+            complete, and drop the gradient.
+
+    Raises:
+        TypeError, ValueError: a setting or a parameter is none that this optimizer can step.
+    """
+
+    # How each setting of a group is checked, beside `lr`.
+    _settings: ClassVar[dict[str, checks.Check]] = {}
+    # What torch calls the rule's states, and its one number.
+    _names: ClassVar[dict[str, str]] = {}
+    _number: ClassVar[str | None] = None
+    # Whether torch keeps the number of the step.
+    _keeps_step: ClassVar[bool] = True
+
+    # torch.amp.GradScaler then leaves it to `step` to divide by its scale.
+    _step_supports_amp_scaling: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        params: Any,
+        defaults: dict[str, Any],
+        grad_clip: ClipGradBase | None,
+        step_in_backward: bool,
+    ) -> None:
+        self.grad_clip = grad_clip
+        self._step_in_backward = checks.flag("step_in_backward", step_in_backward)
+        self._begin()
+        super().__init__(params, defaults)
+
+    def _begin(self) -> None:
+        self._alone = threads.Alone(type(self).__name__)
+        self._runs: dict[int | None, Run] = {}  # by the id of a tensor that is stepped alone
+        self._norms: dict[int | None, list[_core.Norm]] = {}
+
+    # What a subclass says.
+
+    def _rule(self, group: Mapping[str, Any]) -> str:
+        """The name of the group's rule in csrc/rules.hpp."""
+        raise NotImplementedError(
+            f"{type(self).__name__} has no update rule; use a subclass such as roofstep.torch.Adam"
+        )
+
+    def _fields(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        """The group's settings under the names of the rule's fields, perhaps among others."""
+        return dict(group)
+
+    def _decays(
+        self, group: Mapping[str, Any], name: str, parameter: Parameter
+    ) -> tuple[float, float, float]:
+        """The coefficients l1 and l2 of coupled decay, and that of decoupled decay."""
+        decay = group["weight_decay"] or 0.0
+        return (0.0, 0.0, decay) if group.get("decoupled_weight_decay") else (0.0, decay, 0.0)
+
+    def _adapts(self, group: Mapping[str, Any], l2: float, decay: float) -> bool:
+        """Whether the rule's trust ratio is taken, for a parameter with these decays."""
+        return False
+
+    def _absent(self, group: Mapping[str, Any]) -> str:
+        """What a sparse gradient does to the rows that it has not: `Absent` in csrc/engine.hpp."""
+        return "refused"
+
+    def _multiplier(self, name: str, parameter: Parameter) -> float:
+        """The parameter's own factor on the learning rate."""
+        return 1.0
+
+    def _initial(
+        self, group: Mapping[str, Any], name: str, parameter: Parameter, state: str
+    ) -> float:
+        """What a state of a parameter in this group begins with."""
+        return 0.0
+
+    def _first_number(self, group: Mapping[str, Any]) -> float:
+        """What the rule's one number begins with."""
+        return 1.0
+
+    # Groups.
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Take more parameters, as one more group.
+
+        Args:
+            param_group: a dict with ``params``, and the settings that differ from the defaults.
+
+        Raises:
+            TypeError, ValueError: a setting or a parameter is none that this optimizer can step, or
+                a parameter is there already. The groups are as before then.
+        """
+        super().add_param_group(param_group)
+        try:
+            group = self.param_groups[-1]
+            self._complete(group, [])
+            ids = [id(tensor) for tensor in group["params"]]
+            if len({*ids}) != len(ids):
+                raise ValueError("params: a parameter is twice in one group; give each once")
+            for name, (_, tensor) in self._members().items():
+                if id(tensor) in ids:
+                    _core.check_parameter(tensor, name)
+        except BaseException:
+            self.param_groups.pop()
+            raise
+        self._runs.clear()
+        self._watch(group["params"])
+
+    def _members(self) -> dict[str, tuple[Group, torch.Tensor]]:
+        """All parameters with their groups, by name."""
+        row = [(group, tensor) for group in self.param_groups for tensor in group["params"]]
+        names = [*chain.from_iterable(g.get("param_names", ()) for g in self.param_groups)]
+        if len({*names}) != len(row):  # none were given, or one twice
+            names = [f"param_{i}" for i in range(len(row))]
+        return dict(zip(names, row, strict=True))
+
+    def _complete(self, group: Group, parameters: Sequence[TorchParameter]) -> plan.Group:
+        """The group for a plan, every setting checked; in the group they are plain numbers then."""
+        for name in ("capturable", "differentiable"):
+            if group.get(name):
+                raise ValueError(
+                    f"{name}: expected False, got {group[name]!r}; a fused step on a CPU is "
+                    f"neither captured in a graph nor differentiated, so leave it out"
+                )
+        clip = as_clip("grad_clip", self.grad_clip)
+        of_all = isinstance(clip, ClipGradByGlobalNorm) or not (clip is None or is_fused(clip))
+        if self._step_in_backward and of_all:
+            raise ValueError(
+                f"grad_clip: expected one that looks at each gradient by itself together with "
+                f"step_in_backward=True, got {clip!r}, which needs all gradients first; use "
+                f"ClipGradByNorm or ClipGradByValue, or leave step_in_backward out"
+            )
+        self._rate(group)
+        for key, check in self._settings.items():
+            if key not in group:
+                raise ValueError(f"param_groups: a group has no {key!r} any more; put it back")
+            group[key] = check(key, as_number(key, group[key]))
+        return {
+            "weight_decay": None,
+            **{key: group[key] for key in self._settings},
+            "params": list(parameters),
+            "grad_clip": clip,
+            "average_decay": None,
+            "rescale_grad": -1.0 if group.get("maximize") else 1.0,
+            "of": group,
+        }
+
+    def _rate(self, group: Mapping[str, Any]) -> float:
+        return checks.non_negative("lr", as_number("lr", group["lr"]))
+
+    # The step.
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient, in place.
+
+        Args:
+            closure: is called first, to compute the loss and the gradients anew.
+
+        Returns:
+            What the closure returned, or None.
+
+        Raises:
+            TypeError, ValueError: a setting was edited to a bad value, a parameter, a gradient or a
+                state cannot be used, or memory overlaps. Nothing has been written then.
+            MemoryError: there is none for the states. Nothing has been written then.
+            RuntimeError: another thread is stepping this optimizer.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        # GradScaler sets these two for the time of the step.
+        if as_number("found_inf", getattr(self, "found_inf", None)):
+            return loss
+        grad_scale = as_number("grad_scale", getattr(self, "grad_scale", None)) or 1.0
+        with self._alone:
+            if not self._step_in_backward:
+                self._step(None, grad_scale)
+            else:
+                for _, tensor in self._members().values():
+                    if tensor.grad is not None:
+                        self._step(tensor, grad_scale)
+        return loss
+
+    # torch.compile leaves it as it is. (Its public name would import the compiler at once.)
+    @torch._disable_dynamo  # type: ignore[untyped-decorator]
+    def _step(self, tensor: torch.Tensor | None, grad_scale: float = 1.0) -> None:
+        """Steps all parameters, or this one."""
+        run = self._current(tensor)
+        if run.plan.tasks and grad_scale != 1:
+            raise ValueError(
+                f"grad_clip: {self.grad_clip!r} is not part of the fused step, so that gradients "
+                f"must be unscaled before it; call scaler.unscale_(optimizer) before scaler.step()"
+            )
+        for row in run.rows.values():
+            row.read()
+        gradients, measured = run.plan.prepare(run.parameters.values(), None, False)
+
+        def rate(group: plan.Group) -> float:
+            return self._rate(group["of"])
+
+        while missing := run.plan.step(
+            rate, gradients, run.counts, run.numbers, grad_scale=grad_scale
+        ):
+            names = [[*run.parameters][i] for i in missing]
+            # Of a run made anew, as a state may begin with a group's rate, which no run looks at.
+            self._create_states(self._make(tensor, ()), names)
+            run = self._current(tensor, names)
+        self._show(run)
+        self._norms[None if tensor is None else id(tensor)] = run.plan.norms + measured
+
+    def _current(self, tensor: torch.Tensor | None, fresh: Collection[str] = ()) -> Run:
+        """The run of all parameters, or of one, as things stand; `fresh` have just got states."""
+        key = None if tensor is None else id(tensor)
+        run = self._runs.get(key)
+        if run is None or not self._holds(run, tensor) or not self._settle(run):
+            run = self._runs[key] = self._make(tensor, fresh)
+        return run
+
+    def _holds(self, run: Run, tensor: torch.Tensor | None) -> bool:
+        """Whether the parameters and their states are those of the run."""
+        if not run.seen.still(self._owns(tensor)):
+            return False
+        if tensor is not None:
+            return True
+        now = [*chain.from_iterable(group["params"] for group in self.param_groups)]
+        return len(now) == len(run.tensors) and all(map(is_, now, run.tensors))
+
+    def _settle(self, run: Run) -> bool:
+        """Whether the run has the settings in force, be it by taking over other numbers.
+
+        Some schedules change numbers at every step, and a plan is made in microseconds for each
+        parameter.
+        """
+        if run.held.still_in(self._watched()):
+            return True
+        kinds = run.plan.kinds
+        if run.plan.tasks or not {id(k.group["of"]) for k in kinds} <= {
+            *map(id, self.param_groups)
+        }:
+            return False
+        groups = [self._complete(k.group["of"], k.group["params"]) for k in kinds]
+        for kind, group in zip(kinds, groups, strict=True):
+            same = ("grad_clip", "rescale_grad")
+            if self._rule(group) != self._rule(kind.group) or any(
+                group[key] != kind.group[key] for key in same
+            ):
+                return False
+        firsts = [{**group, "params": group["params"][:1]} for group in groups]
+        parameters = {str(p.name): p for group in firsts for p in group["params"]}
+        for kind, new in zip(kinds, plan.make(self, firsts, parameters, {}).kinds, strict=True):
+            kind.settings.assign(new.settings)
+        for kind, group in zip(kinds, groups, strict=True):
+            kind.group = group
+        run.held = Held(self._watched(), "lr")
+        return True
+
+    def _watched(self) -> list[Mapping[str, Any]]:
+        return [*self.param_groups, {"grad_clip": self.grad_clip}]
+
+    def _owns(self, tensor: torch.Tensor | None) -> list[Own | None]:
+        return [*self.state.values()] if tensor is None else [self.state.get(tensor)]
+
+    def _make(self, tensor: torch.Tensor | None, fresh: Collection[str]) -> Run:
+        members = {
+            name: (group, one)
+            for name, (group, one) in self._members().items()
+            if tensor is None or one is tensor
+        }
+        parameters = {name: TorchParameter(one, name) for name, (_, one) in members.items()}
+        groups = [
+            self._complete(group, [parameters[n] for n, (of, _) in members.items() if of is group])
+            for group in self.param_groups
+        ]
+        counts, numbers = np.zeros(len(members), np.int64), np.ones(len(members))
+        states = {}
+        for i, (name, (_, one)) in enumerate(members.items()):
+            own = self.state.get(one)
+            if own:
+                kept = {s: own[key] for s, key in self._names.items() if own.get(key) is not None}
+                states[name] = kept
+                # Without a count of torch's there is only a first update and the later ones.
+                counts[i] = own["step"] if self._keeps_step else bool(kept) and name not in fresh
+                if self._number:
+                    numbers[i] = own[self._number]
+        made = plan.make(self, groups, parameters, states)
+        known = {"step": counts, self._number: numbers}
+        rows = {key: Row(known.get(key, np.ones(len(members)))) for key in self._scalars()}
+        for key, row in rows.items():
+            for (_, one), shown in zip(members.values(), row.tensor, strict=True):
+                if self.state.get(one):
+                    self.state[one][key] = shown
+        return Run(
+            [one for _, one in members.values()],
+            [group for group, _ in members.values()],
+            parameters,
+            made,
+            states,
+            counts,
+            numbers,
+            rows,
+            Held(self._watched(), "lr"),
+            Seen(self._owns(tensor), self._scalars(), self._names.values()),
+        )
+
+    def _scalars(self) -> list[str]:
+        """torch's names of the numbers that it keeps of each parameter."""
+        return [*["step"] * self._keeps_step, *filter(None, [self._number])]
+
+    def _create_states(self, run: Run, names: Sequence[str]) -> None:
+        """New states for parameters that have their first gradient."""
+        made = state.begin(names, run.plan.keeps, run.parameters, run.states)
+        groups = {name: group for name, (group, _) in self._members().items()}
+        for name in names:
+            own = self.state[run.parameters[name].data]
+            first = {"step": 0.0, self._number: self._first_number(groups[name])}
+            for key in self._scalars():
+                own.setdefault(key, torch.tensor(first.get(key, 1.0), dtype=scalar_dtype()))
+        for name, s, array in made:
+            self.state[run.parameters[name].data][self._names[s]] = torch.from_numpy(array)
+
+    def _show(self, run: Run) -> None:
+        """Lets the state show the numbers after a step."""
+        for row in run.rows.values():
+            row.show()
+
+    @property
+    def last_grad_norm(self) -> float | None:
+        """The L2 norm of the gradients in the last step, before clipping.
+
+        It is that over all gradients of which the step took a norm to clip them; None if no norm
+        clips, or before the first step. ``ClipGradByGlobalNorm(math.inf)`` measures and never
+        clips.
+        """
+        return plan.combined([*chain.from_iterable(self._norms.values())])
+
+    # Inside backward passes.
+
+    def _watch(self, tensors: Sequence[torch.Tensor]) -> None:
+        if not self._step_in_backward:
+            return
+        reference = weakref.ref(self)  # what a parameter holds must not keep the optimizer
+
+        def step(tensor: torch.Tensor) -> None:
+            optimizer = reference()
+            if optimizer is not None:
+                with optimizer._alone:
+                    optimizer._step(tensor)
+                tensor.grad = None
+
+        for tensor in tensors:
+            if tensor.requires_grad:
+                tensor.register_post_accumulate_grad_hook(step)
+
+    # Checkpoints.
+
+    def __getstate__(self) -> dict[str, Any]:
+        mine = {"grad_clip": self.grad_clip, "_step_in_backward": self._step_in_backward}
+        return {**super().__getstate__(), **mine}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """For `load_state_dict`, pickle and copies: what fits is taken over, as copies."""
+        is_new = "defaults" in state
+        if is_new:
+            self.grad_clip, self._step_in_backward = state["grad_clip"], state["_step_in_backward"]
+            self._begin()
+        defaults = state["defaults"] if is_new else self.defaults
+        groups = [{**defaults, **group} for group in state["param_groups"]]
+        for group in groups:
+            self._complete(dict(group), [])
+        with self._alone:
+            own = self._laid_out(state["state"], groups)
+            super().__setstate__({**state, "state": own, "param_groups": groups})
+            self._runs.clear()
+        if is_new:
+            self._watch([tensor for group in groups for tensor in group["params"]])
+
+    def _laid_out(self, owns: Mapping[Any, Own], groups: Sequence[Group]) -> Any:
+        """A state with its tensors in memory of our own, each laid out as its parameter."""
+        row = [tensor for group in groups for tensor in group["params"]]
+        parameters = {f"param_{i}": TorchParameter(tensor) for i, tensor in enumerate(row)}
+        kept: dict[str, dict[str, Array]] = {}
+        for name, parameter in parameters.items():
+            own = owns.get(parameter.data, {})
+            for key in self._names.values():
+                if own.get(key) is None:
+                    continue
+                if own[key].shape != parameter.data.shape:
+                    raise ValueError(
+                        f"state_dict: expected {key!r} of {name} in the shape "
+                        f"{tuple(parameter.data.shape)}, got {tuple(own[key].shape)}; load the "
+                        f"state of an optimizer of the same parameters in the same order"
+                    )
+                kept.setdefault(name, {})[key] = own[key].detach().numpy()
+        copies = state.laid_out(kept, parameters)
+        new: defaultdict[Any, Own] = defaultdict(dict, owns)  # a user's own entries as they are
+        for name, parameter in parameters.items():
+            if parameter.data in owns:
+                mine = copies.get(name, {})
+                new[parameter.data] = {
+                    key: torch.from_numpy(mine[key]) if key in mine else copy.deepcopy(value)
+                    for key, value in owns[parameter.data].items()
+                }
+        return new
+
+
+def as_number(name: str, value: Any) -> Any:
+    """What a tensor of one element holds; all else as it is."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    if value.numel() != 1:
+        raise ValueError(
+            f"{name}: expected a number or a tensor of one element, got one of shape "
+            f"{tuple(value.shape)}; give a group of its own to what differs"
+        )
+    return value.item()

@@ -1,0 +1,87 @@
+"""The state that a torch optimizer shows its users, who may edit and replace any of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from operator import is_, itemgetter
+from typing import Any
+
+import numpy as np
+import torch
+
+Array = np.ndarray[Any, Any]
+Own = dict[str, Any]  # what is kept of one parameter
+
+
+def scalar_dtype() -> torch.dtype:
+    """That of a number in the state, as torch chooses it."""
+    return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+
+
+class Row:
+    """A number of each parameter, and one tensor whose elements show them in the state.
+
+    Args:
+        numbers: the numbers; they stay where they are.
+    """
+
+    def __init__(self, numbers: Array) -> None:
+        self.numbers = numbers
+        self.tensor = torch.zeros(len(numbers), dtype=scalar_dtype())
+        self._shown = self.tensor.numpy()
+        self.show()
+
+    def read(self) -> None:
+        """Take over what a user has written into the state since it was shown."""
+        if not np.array_equal(self._shown, self._last):
+            self.numbers[...] = self._shown
+
+    def show(self) -> None:
+        """Show the numbers, which keep no more digits than a checkpoint will have."""
+        self._shown[...] = self.numbers
+        self._last = self._shown.copy()
+        self.numbers[...] = self._shown
+
+
+class Seen:
+    """Where the states of some parameters lay when a plan was made.
+
+    Args:
+        owns: what is kept of each parameter, or None.
+        numbers: the keys of numbers, of which another tensor is another number.
+        arrays: the keys of arrays, which must also lie where they lay.
+    """
+
+    def __init__(
+        self, owns: Iterable[Own | None], numbers: Sequence[str], arrays: Iterable[str]
+    ) -> None:
+        self._owns = [*owns]
+        held = [own for own in self._owns if own]
+        there = [(key, [o for o in held if o.get(key) is not None]) for key in (*arrays, *numbers)]
+        self._lookups = [(itemgetter(key), holders) for key, holders in there]
+        self._arrays = sum(len(holders) for key, holders in there if key not in numbers)
+        self._tensors = self._now()
+        self._addresses = self._look(self._tensors)
+        self._sizes = self._count()
+
+    def still(self, owns: Sequence[Own | None]) -> bool:
+        """Whether all that these hold is what it was, and where it was."""
+        if len(owns) != len(self._owns) or not all(map(is_, owns, self._owns)):
+            return False
+        if self._count() != self._sizes:
+            return False
+        try:
+            now = self._now()
+        except KeyError:  # something was taken out
+            return False
+        return all(map(is_, now, self._tensors)) and self._look(now) == self._addresses
+
+    def _now(self) -> list[Any]:
+        return [*chain.from_iterable(map(get, holders) for get, holders in self._lookups)]
+
+    def _look(self, tensors: Sequence[Any]) -> list[int]:
+        return [*map(torch.Tensor.data_ptr, tensors[: self._arrays])]
+
+    def _count(self) -> list[int]:
+        return [*map(len, filter(None, self._owns))]
