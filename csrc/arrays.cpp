@@ -14,12 +14,6 @@ namespace roofstep {
 
 namespace {
 
-std::string tuple_text(const Py_ssize_t* values, int count) {
-  py::tuple tuple(count);
-  for (int i = 0; i < count; ++i) tuple[i] = values[i];
-  return py::str(tuple).cast<std::string>();
-}
-
 // The dimensions that matter, those of more than one element, outermost in memory first.
 std::vector<int> memory_order(const Array& array) {
   std::vector<int> order;
@@ -58,6 +52,12 @@ std::string text_of(const Array& array) {
 }
 
 }  // namespace
+
+std::string tuple_text(const Py_ssize_t* values, int count) {
+  py::tuple tuple(count);
+  for (int i = 0; i < count; ++i) tuple[i] = values[i];
+  return py::str(tuple).cast<std::string>();
+}
 
 const char* name_of(Dtype dtype) { return dtype == Dtype::f32 ? "float32" : "float64"; }
 
@@ -118,7 +118,7 @@ void match_states(const Array& param, const Array& state, const Subject& subject
   if (param.dtype != state.dtype || !same_shape || !same_layout(param, state)) {
     refuse(subject, "what its states were made for, " + text_of(state), text_of(param),
            "put back an array of that kind; after a change of strides alone, "
-           "optimizer.set_state_dict(optimizer.state_dict()) lays the states out anew");
+           "optimizer.load_state_dict(optimizer.state_dict()) lays the states out anew");
   }
 }
 

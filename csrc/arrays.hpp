@@ -60,6 +60,9 @@ bool is_tensor(PyObject* object);
 // tensor in the memory of the CPU.
 Array view(PyObject* object, const Subject& subject);
 
+// The same, but false if the object is neither an array nor a tensor that its library shows.
+bool view_if_dense(PyObject* object, const Subject& subject, Array& found);
+
 // What a parameter was when it was last looked at in full, if it was as simple as nearly all are.
 struct Form {
   static constexpr int most_dimensions = 4;
@@ -95,6 +98,9 @@ Array view_parameter(PyObject* object, const Subject& subject);
 
 // Throws unless the array has the parameter's dtype and shape.
 void match(const Array& array, const Array& param, const Subject& subject);
+
+// A shape as Python shows it.
+std::string tuple_text(const Py_ssize_t* values, int count);
 
 // Nothing if the two arrays lie in memory alike, else how to read the one in the other's order.
 std::optional<Layout> layout_in_order_of(const Array& array, const Array& param);

@@ -22,7 +22,7 @@ struct Element {
   std::uint8_t code, bits;
   std::uint16_t lanes;
 };
-inline constexpr std::uint8_t floating_point = 2;
+inline constexpr std::uint8_t floating_point = 2, complex_number = 5;
 
 struct Tensor {
   void* data;

@@ -3,11 +3,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdint>
 #include <cstring>
 
 #include "dispatch.hpp"
 #include "floating_point.hpp"
+#include "reading.hpp"
 #include "threads.hpp"
 
 namespace roofstep {
@@ -85,64 +85,6 @@ void for_each_part(const std::vector<Tensor>& tensors, const Work& work, const V
   if (!work.of_one) rest();
 }
 
-template <class Element>
-Element* at(void* base, std::size_t index) {
-  return static_cast<Element*>(base) + index;
-}
-
-// The same, of what may be null and is not used then.
-template <class Element>
-void* at_if_there(void* base, std::size_t index) {
-  return reinterpret_cast<void*>(reinterpret_cast<std::uintptr_t>(base) + index * sizeof(Element));
-}
-
-// Calls visit(address, stride, count) for each row of elements `begin` to `end` of a layout.
-template <class Visit>
-void for_each_row(const Layout& layout, char* base, std::size_t begin, std::size_t end,
-                  const Visit& visit) {
-  const std::size_t last = layout.shape.size() - 1;
-  const std::size_t width = static_cast<std::size_t>(layout.shape[last]);
-  while (begin < end) {
-    char* address = base;
-    std::size_t rest = begin;
-    for (std::size_t d = last + 1; d-- > 0;) {
-      const std::size_t extent = static_cast<std::size_t>(layout.shape[d]);
-      address += static_cast<std::ptrdiff_t>(rest % extent) * layout.strides[d];
-      rest /= extent;
-    }
-    const std::size_t count = std::min(width - begin % width, end - begin);
-    visit(address, layout.strides[last], count);
-    begin += count;
-  }
-}
-
-template <class Element>
-void gather(const Layout& layout, void* base, std::size_t begin, std::size_t end, void* out) {
-  Element* to = static_cast<Element*>(out);
-  for_each_row(layout, static_cast<char*>(base), begin, end,
-               [&](const char* from, std::ptrdiff_t stride, std::size_t count) {
-                 for (; count; --count, from += stride) {
-                   std::memcpy(to++, from, sizeof(Element));
-                 }
-               });
-}
-
-template <class Element>
-void clear(const Layout& layout, void* base, std::size_t begin, std::size_t end) {
-  for_each_row(layout, static_cast<char*>(base), begin, end,
-               [](char* to, std::ptrdiff_t stride, std::size_t count) {
-                 for (; count; --count, to += stride) std::memset(to, 0, sizeof(Element));
-               });
-}
-
-// Elements `begin` to `end` of a gradient, at most a block, in the order of the parameter's memory.
-template <class Element>
-const void* read(const Tensor& tensor, std::size_t begin, std::size_t end, void* buffer) {
-  if (!tensor.grad_layout) return at<Element>(tensor.grad, begin);
-  gather<Element>(*tensor.grad_layout, tensor.grad, begin, end, buffer);
-  return buffer;
-}
-
 // What is a factor on a tensor and known only once all its elements have been seen.
 struct Factors {
   double gradient, trust;
@@ -163,7 +105,7 @@ Run run_of(const Tensor& tensor, Factors factors, std::size_t begin, std::size_t
   run.clip_max = tensor.settings->clip_max;
   run.trust = factors.trust;
   run.measured = nullptr;
-  run.fetch_ahead = fetch_ahead();
+  run.fetch_ahead = visited_rows(tensor) ? 0 : fetch_ahead();  // what lies ahead is not visited
   return run;
 }
 
@@ -211,6 +153,12 @@ struct SumSquares {
   }
 };
 
+// How many blocks of a tensor may hold anything but zeros.
+std::size_t filled_blocks(const Tensor& tensor) {
+  const bool sparse = tensor.grad_layout && tensor.grad_layout->rows;
+  return sparse ? tensor.grad_layout->rows->blocks.size() : block_count(tensor.size);
+}
+
 // The sums of squares of tensors. Every block is summed by itself and the sums are added in order:
 // no thread is seen in the bits.
 class Sums {
@@ -218,13 +166,12 @@ class Sums {
   template <class Wanted>
   Sums(const std::vector<Tensor>& tensors, const Wanted& wanted) : first_(tensors.size() + 1, 0) {
     for (std::size_t i = 0; i < tensors.size(); ++i) {
-      first_[i + 1] = first_[i] + (wanted(tensors[i]) ? block_count(tensors[i].size) : 0);
+      first_[i + 1] = first_[i] + (wanted(tensors[i]) ? filled_blocks(tensors[i]) : 0);
     }
     blocks_.resize(first_.back());
   }
-  BlockSum& at(std::size_t tensor, std::size_t begin) {
-    return blocks_[first_[tensor] + begin / block_size];
-  }
+  BlockSum* of(std::size_t tensor) { return blocks_.data() + first_[tensor]; }
+  BlockSum& at(std::size_t tensor, std::size_t begin) { return of(tensor)[begin / block_size]; }
   SumSquares total(std::size_t tensor) const {
     SumSquares total;
     for (std::size_t b = first_[tensor]; b < first_[tensor + 1]; ++b) total.add(blocks_[b]);
@@ -235,6 +182,21 @@ class Sums {
   std::vector<std::size_t> first_;
   std::vector<BlockSum> blocks_;
 };
+
+// The blocks of a sparse gradient that fall to elements `begin` to `end` of all that are visited.
+template <class Element>
+void measure_rows(const Kernels& kernels, const Tensor& tensor, std::size_t begin, std::size_t end,
+                  BlockSum* sums) {
+  alignas(64) unsigned char buffer[block_size * sizeof(Element)];
+  const std::vector<std::size_t>& blocks = tensor.grad_layout->rows->blocks;
+  const std::size_t parts = block_count(tensor.size);
+  const std::size_t share = (blocks.size() + parts - 1) / parts;
+  const std::size_t last = std::min(block_count(end) * share, blocks.size());
+  for (std::size_t b = begin / block_size * share; b < last; ++b) {
+    kernels.sum_squares[static_cast<int>(tensor.dtype)](
+        buffer, pack<Element>(tensor, blocks[b], buffer), 0, sums + b);
+  }
+}
 
 template <class Element>
 void measure_grad(const Kernels& kernels, const Tensor& tensor, std::size_t begin, std::size_t end,
@@ -254,6 +216,11 @@ void take_norms(const Kernels& kernels, const std::vector<Tensor>& tensors, cons
   for_each_part(tensors, work, [&](std::size_t i, std::size_t begin, std::size_t end) {
     const Tensor& tensor = tensors[i];
     if (tensor.norm < 0) return;
+    if (tensor.grad_layout && tensor.grad_layout->rows) {
+      const auto measure_part =
+          tensor.dtype == Dtype::f32 ? measure_rows<float> : measure_rows<double>;
+      return measure_part(kernels, tensor, begin, end, sums.of(i));
+    }
     const auto measure_part =
         tensor.dtype == Dtype::f32 ? measure_grad<float> : measure_grad<double>;
     measure_part(kernels, tensor, begin, end, &sums.at(i, begin));
@@ -267,6 +234,21 @@ void take_norms(const Kernels& kernels, const std::vector<Tensor>& tensors, cons
 
 double factor_of(const Tensor& tensor, double unscale, const std::vector<Norm>& norms) {
   return tensor.norm < 0 ? unscale : unscale * clip_factor(norms[tensor.norm]);
+}
+
+// A NaN norm makes NaN of the zeros as well: then no row rests. Whether there was any.
+bool wake_rows(std::vector<Tensor>& tensors, const std::vector<Norm>& norms) {
+  const auto is_nan = [](const Norm& norm) { return std::isnan(norm.value); };
+  if (std::none_of(norms.begin(), norms.end(), is_nan)) return false;
+  bool any = false;
+  for (Tensor& tensor : tensors) {
+    const Rows* const rows = visited_rows(tensor);
+    if (!rows || tensor.settings->absent == Absent::left) continue;
+    if (tensor.norm < 0 || !is_nan(norms[tensor.norm])) continue;
+    tensor.size = rows->size;
+    any = true;
+  }
+  return any;
 }
 
 template <class Element>
@@ -324,18 +306,23 @@ void measure(const Kernels& kernels, const std::vector<Tensor>& tensors, std::ve
   take_norms(kernels, tensors, cut(tensors, threads), 1, norms);
 }
 
-void step(const Kernels& kernels, const std::vector<Tensor>& tensors, std::vector<Norm>& norms,
+void step(const Kernels& kernels, std::vector<Tensor>& tensors, std::vector<Norm>& norms,
           int threads, double grad_scale) {
   const DefaultFloatingPoint mode;
   const double unscale = 1 / grad_scale;
-  const Work work = cut(tensors, threads);
+  Work work = cut(tensors, threads);
   if (!norms.empty()) take_norms(kernels, tensors, work, unscale, norms);
+  if (wake_rows(tensors, norms)) work = cut(tensors, threads);
   const std::vector<double> ratios = take_ratios(kernels, tensors, work, unscale, norms);
   for_each_part(tensors, work, [&](std::size_t i, std::size_t begin, std::size_t end) {
     const Tensor& tensor = tensors[i];
     const Factors factors{factor_of(tensor, unscale, norms), ratios.empty() ? 1 : ratios[i]};
     const auto update_part = tensor.dtype == Dtype::f32 ? update<float> : update<double>;
-    update_part(kernels, tensor, factors, begin, end);
+    const Rows* const rows = visited_rows(tensor);
+    if (!rows) return update_part(kernels, tensor, factors, begin, end);
+    for_each_run(*rows, begin, end, [&](std::size_t from, std::size_t to) {
+      update_part(kernels, tensor, factors, from, to);
+    });
   });
   for (const Tensor& tensor : tensors) {
     if (!tensor.step_count) continue;

@@ -10,10 +10,29 @@
 
 namespace roofstep {
 
+// Which rows of a parameter a sparse gradient has; the others are zeros. A row is what the first
+// dimension counts, and the parameter is in C order.
+struct Rows {
+  std::size_t size, width;             // elements of the parameter, and of a row
+  std::vector<std::size_t> numbers;    // of the rows, ascending, each once
+  std::vector<std::size_t> positions;  // of their values, row by row; those of one row are added up
+  std::vector<std::size_t> first;      // where in these each row begins, and the end of the last
+  std::vector<std::size_t> blocks;     // that have elements in these rows, if their norm is taken
+};
+
 // A gradient whose memory is laid out otherwise than its parameter's: dimensions in the order of
-// the parameter's memory, outermost first; strides in bytes.
+// the parameter's memory, or of the rows' values, outermost first; strides in bytes.
 struct Layout {
   std::vector<std::ptrdiff_t> shape, strides;
+  std::optional<Rows> rows;  // those of a sparse gradient
+};
+
+// What a sparse gradient does to the rows that it does not have.
+enum class Absent {
+  refused,  // there may be none: the gradient must be dense
+  moved,    // what a gradient of zeros does
+  resting,  // the same, which without decay is nothing
+  left      // nothing, decay included
 };
 
 // One L2 norm over the gradients of one or many tensors, and the length to which it is clipped.
@@ -29,9 +48,11 @@ struct Settings {
   double scale, clip_min, clip_max;
   bool adapts;                          // by the rule's trust ratio
   std::optional<double> average_decay;  // none: the weights are not averaged
+  Absent absent;
 };
 
-// A parameter; one that has no gradient has no size here and no step count.
+// A parameter; one that has no gradient has no size here and no step count. Where the rows that a
+// sparse gradient does not have are not visited, the size is that of the rows which it has.
 struct Tensor {
   Dtype dtype;
   bool clear_grad;  // zeroes the gradient in the same pass
@@ -50,7 +71,7 @@ struct Tensor {
 
 // Clips, decays, updates, averages, and counts the step. Every gradient is one times `grad_scale`,
 // by which it is divided first of all.
-void step(const Kernels& kernels, const std::vector<Tensor>& tensors, std::vector<Norm>& norms,
+void step(const Kernels& kernels, std::vector<Tensor>& tensors, std::vector<Norm>& norms,
           int threads, double grad_scale = 1);
 
 // The norms alone.

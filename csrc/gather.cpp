@@ -9,6 +9,7 @@
 
 #include "dispatch.hpp"
 #include "floating_point.hpp"
+#include "rows.hpp"
 #include "settings.hpp"
 
 namespace py = pybind11;
@@ -71,6 +72,13 @@ class Entries::Held {
   Found& add() { return rows_.emplace_back(); }
   const std::vector<Found>& rows() const { return rows_; }
   std::vector<Found>& rows() { return rows_; }
+
+  // The values of sparse gradients, by the positions of their parameters.
+  std::map<std::size_t, py::object> values;
+  PyObject* gradient(std::size_t i) const {
+    const auto sparse = values.empty() ? values.end() : values.find(i);
+    return sparse == values.end() ? rows_[i].grad : sparse->second.ptr();
+  }
 
  private:
   std::vector<Found> rows_;
@@ -166,22 +174,36 @@ void Entries::read_states(PyObject* states, std::size_t i) {
 
 // Everything that a parameter and its gradient are checked for, and what the engine is told of
 // them.
-void Entries::look(std::size_t i, const Found& found) {
+void Entries::look(std::size_t i, const Found& found, Held& held) {
   rows_[i].form = {};
   const Particulars& own = particulars_[i];
   Tensor& tensor = tensors_[i];
   const Subject param_subject{parameter_role, own.name};
   const Subject grad_subject{gradient_role, own.name};
   const Array param = view_parameter(found.param, param_subject);
-  const Array grad = view(found.grad, grad_subject);
-  match(grad, param, grad_subject);
-  if (found.clears_own) require_clearable(grad, grad_subject);
+  Array grad;
+  const bool dense = view_if_dense(found.grad, grad_subject, grad);
+  if (dense) match(grad, param, grad_subject);
+  if (dense && found.clears_own) require_clearable(grad, grad_subject);
   if (own.like.object) match_states(param, own.like, param_subject);
   extents_.add(param);
-  extents_.add(grad);
   tensor.param = param.data;
+  if (!dense) return look_at_rows(i, found, param, held);
+  extents_.add(grad);
   set_gradient(tensor, grad, param, layouts_);
   rows_[i].form = form_of(param, grad);
+}
+
+void Entries::look_at_rows(std::size_t i, const Found& found, const Array& param, Held& held) {
+  const Subject subject{gradient_role, particulars_[i].name};
+  const SparseGradient grad(found.grad, subject);
+  if (found.clears_own) {
+    refuse(subject, "a dense one, to be zeroed in the pass", "a sparse one",
+           "step without clear_grad, and drop it with optimizer.clear_grad()");
+  }
+  held.values[i] = grad.values();
+  extents_.add(grad.view());
+  grad.put(tensors_[i], param, layouts_);
 }
 
 void Entries::refuse_overlaps(const Held& held) const {
@@ -196,7 +218,7 @@ void Entries::refuse_overlaps(const Held& held) const {
       add_span(spans, view(found.own_grad, {gradient_role, name}), gradient_role, name, true);
     }
     if (!found.stepped) continue;
-    const Array grad = view(found.grad, {gradient_role, name});
+    const Array grad = view(held.gradient(i), {gradient_role, name});
     add_span(spans, grad, gradient_role, name, found.clears_own);
     for_each_state(PyTuple_GET_ITEM(held_.ptr(), i), [&](PyObject* state) {
       add_span(spans, view(state, {state_role, name}), state_role, name, true);
@@ -278,7 +300,7 @@ Entries::Done Entries::step(const std::optional<py::tuple>& gradients, const py:
       extents_.add(tensor.param, row.form.bytes);
       extents_.add(tensor.grad, row.form.bytes);
     } else {
-      look(i, found);
+      look(i, found, held);
     }
     Step now{step_counts[i] + 1, row.settings->hyper.learning_rate, 1};
     if (row.has_ring) {

@@ -64,7 +64,8 @@ class Entries {
 
   void read(PyObject* row);
   void read_states(PyObject* states, std::size_t i);
-  void look(std::size_t i, const Found& found);
+  void look(std::size_t i, const Found& found, Held& held);
+  void look_at_rows(std::size_t i, const Found& found, const Array& param, Held& held);
   void refuse_overlaps(const Held& held) const;
   pybind11::list written(Held& held) const;
 

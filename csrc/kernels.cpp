@@ -217,11 +217,6 @@ template <class... R>
 Table<R...> table_of(List<R...>);
 using AllRules = decltype(table_of(All{}));
 
-// Lane j of a block adds up the squares of its elements j, j + 64, ...; the lanes are then added as
-// a tree. The shape is the same for every ISA and however many blocks are summed side by side, and
-// so are the bits.
-constexpr std::size_t lanes = 64;
-
 // Memory gives more to a core that reads several blocks at once; their lanes must fit the
 // registers.
 #ifdef __AVX512F__

@@ -12,6 +12,11 @@ constexpr int max_states = 4;
 // The unit of the norm: its shape is part of the promised bits, so it never changes.
 constexpr std::size_t block_size = 4096;
 
+// Lane j of a block adds up the squares of its elements j, j + 64, ...; the lanes are then added as
+// a tree. The shape is the same for every ISA and however many blocks are summed side by side, and
+// so are the bits.
+constexpr std::size_t lanes = 64;
+
 enum class Dtype { f32, f64 };
 constexpr int dtypes = 2;
 

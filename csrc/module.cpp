@@ -92,10 +92,14 @@ PYBIND11_MODULE(_core, m) {
   py::class_<Settings>(m, "Settings", "What a step does to the parameters of one kind.")
       .def(py::init(&make_settings), "rule"_a, "fields"_a, py::kw_only(), "l1"_a = 0.0,
            "l2"_a = 0.0, "decay"_a = 0.0, "scale"_a = 1.0, "clip_min"_a = -infinity,
-           "clip_max"_a = infinity, "adapts"_a = false, "average_decay"_a = py::none())
+           "clip_max"_a = infinity, "adapts"_a = false, "average_decay"_a = py::none(),
+           "absent"_a = "refused")
       .def_property(
           "learning_rate", [](const Settings& s) { return s.hyper.learning_rate; },
-          [](Settings& s, double value) { s.hyper.learning_rate = value; });
+          [](Settings& s, double value) { s.hyper.learning_rate = value; })
+      .def(
+          "assign", [](Settings& s, const Settings& other) { s = other; }, "other"_a,
+          "Takes over another's numbers; the rule must be the same.");
 
   py::class_<Norm>(m, "Norm", "One L2 norm over gradients, and its limit.")
       .def(py::init([](double limit) { return Norm{limit}; }), "limit"_a)

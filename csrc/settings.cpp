@@ -30,11 +30,19 @@ void require_in_range(const Settings& settings, Dtype dtype, PyObject* name) {
   check("rescale_grad", settings.scale);
 }
 
+Absent absent_of(const std::string& word) {
+  if (word == "refused") return Absent::refused;
+  if (word == "moved") return Absent::moved;
+  if (word == "resting") return Absent::resting;
+  if (word == "left") return Absent::left;
+  throw py::value_error("no absent rows are " + word);
+}
+
 }  // namespace
 
 Settings make_settings(const std::string& rule, const py::dict& fields, double l1, double l2,
                        double decay, double scale, double clip_min, double clip_max, bool adapts,
-                       std::optional<double> average_decay) {
+                       std::optional<double> average_decay, const std::string& absent) {
   Settings settings{};
   const Kernels& table = kernels();
   const auto found = std::find_if(table.rules, table.rules + table.rule_count,
@@ -58,6 +66,7 @@ Settings make_settings(const std::string& rule, const py::dict& fields, double l
     throw py::value_error("rule " + rule + " keeps a mean of its own");
   }
   settings.average_decay = average_decay;
+  settings.absent = absent_of(absent);
   return settings;
 }
 

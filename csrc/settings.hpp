@@ -16,7 +16,7 @@ namespace roofstep {
 // Takes from `fields` those that the rule names.
 Settings make_settings(const std::string& rule, const pybind11::dict& fields, double l1, double l2,
                        double decay, double scale, double clip_min, double clip_max, bool adapts,
-                       std::optional<double> average_decay);
+                       std::optional<double> average_decay, const std::string& absent);
 
 // The constants of a step: two powers cost as much as a tiny tensor, and nearly all tensors share
 // settings and step.

@@ -82,9 +82,10 @@ bool says(py::handle object, const char* name) {
   refuse(subject, "a dense tensor in the memory of the CPU", came, remedy);
 }
 
-// In place of the library's own error, which becomes the cause of this one.
-[[noreturn]] void refuse_unshown(py::error_already_set& error, py::handle tensor,
-                                 const Subject& subject) {
+// In place of the library's own error, if there is one, which becomes the cause of this one.
+[[noreturn]] void refuse_unshown(py::handle tensor, const Subject& subject) {
+  if (!PyErr_Occurred()) refuse_kind(tensor, subject, "another");
+  py::error_already_set error;
   if (!error.matches(PyExc_Exception) || error.matches(PyExc_MemoryError)) throw error;
   const std::string reason = text_of(error.value());
   const std::string line = reason.substr(0, reason.find('\n'));
@@ -119,14 +120,13 @@ void require_literal(const Array& array, const Subject& subject) {
   }
 }
 
-Array view_tensor(const dlpack::Library& library, PyObject* object, const Subject& subject) {
+// False, perhaps with a Python error set, if the library does not show the memory of a tensor.
+bool view_tensor(const dlpack::Library& library, PyObject* object, const Subject& subject,
+                 Array& view) {
   static PyObject* const is_dense = PyUnicode_InternFromString("is_dense");
-  if (library.is_dense && !ask(object, is_dense)) refuse_kind(object, subject, "another");
+  if (library.is_dense && !ask(object, is_dense)) return false;
   dlpack::Tensor tensor;
-  if (library.table->show(object, &tensor) != 0) {
-    py::error_already_set error;
-    refuse_unshown(error, object, subject);
-  }
+  if (library.table->show(object, &tensor) != 0) return false;
   if (tensor.device.type != dlpack::cpu) {
     refuse(subject, "a tensor in the memory of the CPU",
            "one on " + text_of(py::getattr(object, "device", py::str("another device"))),
@@ -136,19 +136,21 @@ Array view_tensor(const dlpack::Library& library, PyObject* object, const Subjec
   if (code != dlpack::floating_point || (bits != 32 && bits != 64) || lanes != 1) {
     refuse(subject, "dtype float32 or float64",
            text_of(py::getattr(object, "dtype", py::str("another"))),
-           "convert the tensor, or its model, with .float()");
+           code == dlpack::complex_number
+               ? "step its real and imaginary parts as one real tensor, as by torch.view_as_real"
+               : "convert the tensor, or its model, with .float()");
   }
   static_assert(sizeof(Py_ssize_t) == sizeof(std::int64_t));
-  Array view{object,
-             static_cast<char*>(tensor.data) + tensor.byte_offset,
-             bits == 32 ? Dtype::f32 : Dtype::f64,
-             tensor.ndim,
-             reinterpret_cast<const Py_ssize_t*>(tensor.shape),
-             reinterpret_cast<const Py_ssize_t*>(tensor.strides),
-             bits / 8,
-             1,
-             true,
-             true};
+  view = {object,
+          static_cast<char*>(tensor.data) + tensor.byte_offset,
+          bits == 32 ? Dtype::f32 : Dtype::f64,
+          tensor.ndim,
+          reinterpret_cast<const Py_ssize_t*>(tensor.shape),
+          reinterpret_cast<const Py_ssize_t*>(tensor.strides),
+          bits / 8,
+          1,
+          true,
+          true};
   for (int d = view.ndim; d-- > 0;) {
     const bool continues = !view.strides || view.shape[d] == 1 ||
                            view.strides[d] == static_cast<Py_ssize_t>(view.size);
@@ -166,7 +168,7 @@ Array view_tensor(const dlpack::Library& library, PyObject* object, const Subjec
   if (library.is_neg && view.size && !(view.c_contiguous && view.size > 1)) {
     require_literal(view, subject);
   }
-  return view;
+  return true;
 }
 
 dlpack::Library library_of(PyObject* object) {
@@ -179,7 +181,16 @@ void require_ndarray(PyObject* object, const Subject& subject) {
     throw py::type_error(subject.text() + ": expected a NumPy array, got a NumPy scalar; " +
                          "keep it an array of no dimensions with numpy.asarray(value)");
   }
+  if (!PyArray_Check(object) && py::hasattr(object, "to_dense")) {
+    refuse(subject, "a dense array", "a sparse one", "pass its to_dense(number of rows)");
+  }
   if (!PyArray_Check(object)) {
+    if (text_of(py::type::of(object).attr("__module__")).rfind("jax", 0) == 0) {
+      throw py::type_error(subject.text() +
+                           ": expected a NumPy array, got one of JAX, which cannot be written; "
+                           "keep parameters in NumPy, as in jax.tree.map(numpy.array, params), and "
+                           "give gradients to roofstep.jax.apply_gradients");
+    }
     throw py::type_error(subject.text() +
                          ": expected a NumPy array or a torch or Paddle tensor of float32 or "
                          "float64, got " +
@@ -197,10 +208,29 @@ void require_ndarray(PyObject* object, const Subject& subject) {
 
 bool is_tensor(PyObject* object) { return library_of(object).table != nullptr; }
 
+bool view_if_dense(PyObject* object, const Subject& subject, Array& found) {
+  if (!PyArray_CheckExact(object)) {
+    const dlpack::Library library = library_of(object);
+    if (library.table) {
+      const bool shown = view_tensor(library, object, subject, found);
+      if (!shown) PyErr_Clear();
+      return shown;
+    }
+    if (!PyArray_Check(object)) return false;
+    require_ndarray(object, subject);
+  }
+  found = view_ndarray(object, subject);
+  return true;
+}
+
 Array view(PyObject* object, const Subject& subject) {
   if (!PyArray_CheckExact(object)) {
     const dlpack::Library library = library_of(object);
-    if (library.table) return view_tensor(library, object, subject);
+    if (library.table) {
+      Array found;
+      if (!view_tensor(library, object, subject, found)) refuse_unshown(object, subject);
+      return found;
+    }
     require_ndarray(object, subject);
   }
   return view_ndarray(object, subject);
@@ -216,8 +246,7 @@ py::object as_numpy(PyObject* object, const Subject& subject) {
   const Array array = view(owner.ptr(), subject);
   dlpack::Shared* shared;
   if (library_of(owner.ptr()).table->share(owner.ptr(), &shared) != 0) {
-    py::error_already_set error;
-    refuse_unshown(error, owner, subject);
+    refuse_unshown(owner, subject);
   }
   py::capsule memory(shared, [](void* pointer) {
     const auto owned = static_cast<dlpack::Shared*>(pointer);

@@ -8,6 +8,7 @@ import inspect
 import pkgutil
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -16,17 +17,32 @@ from roofstep import _core, traffic
 
 TOP = Path(__file__).parents[1]
 PAGES = [TOP / "README.md", *sorted(TOP.glob("docs/*.md"))]
-PACKAGE = pkgutil.walk_packages(roofstep.__path__, "roofstep.")
-# Those of other libraries are imported with them: tests/parity/test_tensors.py runs theirs.
-MODULES = [
-    m.name for m in PACKAGE if m.name.split(".")[1] not in ("_core", "jax", "paddle", "torch")
-]
+
+
+def modules(package: ModuleType) -> list[str]:
+    """The names of all modules in it but those of other libraries, which import these."""
+    found = []
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        if module.name.split(".")[1] not in ("_core", "jax", "paddle", "torch"):
+            inner = modules(importlib.import_module(module.name)) if module.ispkg else []
+            found += [module.name, *inner]
+    return found
+
+
+MODULES = modules(roofstep)  # tests/parity has the others
 CLASSES = [
     value
     for module in (roofstep, roofstep.lr)
     for name in module.__all__
     if inspect.isclass(value := getattr(module, name))
 ]
+
+
+def blocks_of(page: Path, in_frameworks: bool) -> list[str]:
+    """The Python of a page that needs a framework, which tests/parity runs, or that needs none."""
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    needs = re.compile(r"^import (torch|paddle|jax)$", re.MULTILINE)
+    return [block for block in blocks if bool(needs.search(block)) is in_frameworks]
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -59,8 +75,6 @@ def test_the_table_of_traffic_is_that_of_the_benchmark() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_code_of_a_page(page: Path) -> None:
-    text = page.read_text()
-    assert "```" in text
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    for block in blocks:
+    assert "```" in page.read_text()
+    for block in blocks_of(page, in_frameworks=False):
         exec(compile(block, str(page), "exec"), {})

@@ -146,8 +146,8 @@ RATES = (0.001, 0.1)
 BETAS = {"beta1": (0.9, 0.0), "beta2": (0.999, 0.0, 0.9), "epsilon": (1e-8, 0.0, 0.1)}
 # Other values of these: test_constants_of_any_size.
 FEWER_BETAS = {name: values[:2] for name, values in BETAS.items()}
-# A flag about other storage than the parameter's own: here it must change nothing.
-STORAGE = {"multi_precision": (False, True), "lazy_mode": (False,)}
+# Flags about other storage than the parameter's own, and about sparse gradients: no change here.
+STORAGE = {"multi_precision": (False, True), "lazy_mode": (False, True)}
 EPSILONS = (1e-6, 0.0)
 OPTIMIZERS = {
     "SGD": Optimizer(

@@ -630,7 +630,7 @@ def test_states_can_follow_their_parameter_to_another_layout() -> None:
     train(optimizer, 1)
     train(other, 1)
     p.data = np.asfortranarray(p.data)
-    optimizer.set_state_dict(optimizer.state_dict())  # the remedy that the refusal names
+    optimizer.load_state_dict(optimizer.state_dict())  # the remedy that the refusal names
     train(optimizer, 2)
     train(other, 2)
     assert (p.data == twin.data).all()

@@ -589,7 +589,7 @@ ARGUMENTS: Table = {
     "amsgrad": (lambda w: rs.Adam(parameters=w, amsgrad="yes"), TypeError, "amsgrad: .*'yes'"),
     "multi_precision": (
         lambda w: rs.SGD(0.1, w, multi_precision=2), TypeError, "multi_precision: .*2"),
-    "lazy_mode": (lambda w: rs.Adam(parameters=w, lazy_mode=True), ValueError, "lazy_mode: .*True"),
+    "lazy_mode": (lambda w: rs.Adam(parameters=w, lazy_mode=1), TypeError, "lazy_mode: .*got 1"),
     "use_lowprecision_moment": (
         lambda w: rs.AdamW(parameters=w, use_lowprecision_moment=True), ValueError,
         "use_lowprecision_moment: .*True"),

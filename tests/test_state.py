@@ -165,7 +165,7 @@ def test_a_state_dict_is_plain_data_and_copies() -> None:
     assert saved["param_groups"][0] == {
         "params": ["p0"], "learning_rate": 0.5, "grad_clip": 1,
         "weight_decay": {"class": "L1Decay", "coeff": 0.25}, "average_decay": 0.75,
-        "beta1": 0.0, "beta2": 0.9, "epsilon": 0.1, "amsgrad": True,
+        "beta1": 0.0, "beta2": 0.9, "epsilon": 0.1, "lazy_mode": True, "amsgrad": True,
     }  # fmt: skip
     with nothing_changed(optimizer):
         for value in saved.values():
@@ -756,6 +756,7 @@ MADE: dict[str, Callable[[], Any]] = {
     "L2Decay": lambda: rs.L2Decay(0.5),
     "ParamAttr": lambda: rs.ParamAttr("p", 0.5, rs.L1Decay(0.5), need_clip=False),
     "Parameter": lambda: rs.Parameter(np.asfortranarray(np.ones((2, 3))), "p"),
+    "SelectedRows": lambda: rs.SelectedRows(np.array([1]), np.ones((1, 2))),
     "ConstantLR": lambda: lr.ConstantLR(0.5),
     "CosineAnnealingDecay": lambda: lr.CosineAnnealingDecay(0.5, 9),
     "CosineAnnealingWarmRestarts": lambda: lr.CosineAnnealingWarmRestarts(0.5, 3, 2),
@@ -813,6 +814,10 @@ def test_copies_of_everything_but_optimizers(name: str, way: Callable[[Any], Any
         return
     twin = way(thing)
     assert repr(twin) == repr(thing)
+    if isinstance(thing, rs.SelectedRows):
+        assert twin.rows.tolist() == [1]
+        assert twin.values.tolist() == [[1, 1]]
+        assert not np.shares_memory(twin.values, thing.values)
     if isinstance(thing, rs.Parameter):
         assert twin.data.strides == thing.data.strides
         assert not np.shares_memory(twin.data, thing.data)

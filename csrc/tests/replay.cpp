@@ -102,7 +102,8 @@ int main(int argc, char** argv) {
       const int last = rule.state_count - 1;
       tensor.states[last] = memory[3 + last].data() + (now.t - 1) % slots * bytes;
     }
-    roofstep::step(roofstep::kernels(), {tensor}, norms, std::atoi(argv[2]));
+    std::vector<roofstep::Tensor> tensors{tensor};
+    roofstep::step(roofstep::kernels(), tensors, norms, std::atoi(argv[2]));
   }
   send(tensor.param, bytes);
   for (int s = 0; s < rule.state_count; ++s) send(memory[3 + s].data(), memory[3 + s].size());

@@ -26,6 +26,7 @@ from roofstep.optimizers import (
 )
 from roofstep.parameter import ParamAttr, Parameter
 from roofstep.regularizer import L1Decay, L2Decay, WeightDecayRegularizer
+from roofstep.rows import SelectedRows
 from roofstep.threads import get_num_threads, set_num_threads
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "RAdam",
     "RMSProp",
     "Rprop",
+    "SelectedRows",
     "WeightDecayRegularizer",
     "__version__",
     "get_num_threads",

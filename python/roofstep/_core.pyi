@@ -34,7 +34,9 @@ class Settings:
         clip_max: float = ...,
         adapts: bool = ...,
         average_decay: float | None = ...,
+        absent: str = ...,
     ) -> None: ...
+    def assign(self, other: Settings) -> None: ...
 
 class Norm:
     def __init__(self, limit: float) -> None: ...

@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from roofstep import _core, checks, threads
+from roofstep import _core, checks, libraries, threads
 from roofstep.gradients import as_pairs
 from roofstep.parameter import Parameter
 
@@ -265,9 +265,12 @@ class ClipGradByGlobalNorm(FusedClip):
 
 
 def as_clip(name: str, value: object) -> ClipGradBase | None:
-    """None or a clip as it is."""
+    """None or a clip as it is, or one of Paddle's as one of ours."""
     if value is None or isinstance(value, ClipGradBase):
         return value
+    if (theirs := libraries.settings(value)) is not None:
+        found: ClipGradBase = theirs.as_clip(name, value)
+        return found
     raise TypeError(
         f"{name}: expected None, ClipGradByGlobalNorm, ClipGradByNorm, ClipGradByValue or one of "
         f"a subclass of ClipGradBase, got {value!r}; a global norm of at most 1 is "

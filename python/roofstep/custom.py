@@ -61,7 +61,7 @@ def clips(groups: Iterable[Mapping[str, Any]]) -> set[int]:
 
 
 def prepare(
-    tasks: Mapping[int, Task], gradients: Sequence[Array | None], clear_grad: bool
+    tasks: Mapping[int, Task], gradients: Sequence[Any], clear_grad: bool
 ) -> tuple[tuple[Array | None, ...], list[_core.Norm]]:
     """The gradients for the pass, and the norms that were taken here to clip them.
 

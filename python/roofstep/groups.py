@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from roofstep import _core, checks, tensors
+from roofstep import _core, checks, libraries, tensors
 from roofstep.parameter import Parameter
 
 
@@ -83,7 +83,8 @@ def read(parameters: Iterable[Any], what: str = "parameters") -> list[dict[str, 
                 f"name its parameters there"
             )
         params = item["params"]
-        if isinstance(params, Parameter) or _core.is_tensor(params):
+        alone = isinstance(params, Parameter) or _core.is_tensor(params)
+        if alone or libraries.static_graphs([params]) is not None:
             params = [params]
         row = _row("'params' of a group", params, "parameters")
         groups.append({**item, "params": tuple(_as_parameter(what, item) for item in row)})
@@ -92,6 +93,8 @@ def read(parameters: Iterable[Any], what: str = "parameters") -> list[dict[str, 
 
 def _row(what: str, items: Any, of: str = "parameters, or of groups (dicts)") -> list[Any]:
     remedy = f"pass a list or tuple of {of}"
+    if isinstance(items, Mapping):
+        remedy += "; of a pytree for JAX, roofstep.jax.parameters(tree)"
     if isinstance(items, (Parameter, Mapping, str, bytes)) or hasattr(items, "__array__"):
         raise TypeError(f"{what}: expected a list or tuple, got {_kind(items)}; {remedy}")
     if isinstance(items, (set, frozenset)) or not isinstance(items, Iterable):
@@ -105,10 +108,13 @@ def _row(what: str, items: Any, of: str = "parameters, or of groups (dicts)") ->
 def _as_parameter(what: str, item: Any) -> Parameter:
     if isinstance(item, Parameter):
         return item
-    if isinstance(item, np.ndarray):
-        return Parameter(item)
+    if isinstance(item, np.ndarray) or type(item).__module__.startswith("jax"):
+        return Parameter(item)  # which refuses JAX's with the remedy
     if _core.is_tensor(item):
         return tensors.as_parameter(item)
+    if (static := libraries.static_graphs([item])) is not None:
+        made: Parameter = static.as_parameter(item)
+        return made
     raise TypeError(
         f"{what}: expected roofstep.Parameter, NumPy arrays, or tensors of torch >= 2.10 or Paddle "
         f">= 3.3, got {_kind(item)}; wrap its memory, as in roofstep.Parameter(array)"

@@ -11,6 +11,7 @@ import numpy as np
 from roofstep import _core, checkpoint, checks, groups, plan, state, tensors, threads
 from roofstep.clip import ClipGradBase, as_clip
 from roofstep.gradients import Directory, Gradients, as_pairs, as_row, differentiate
+from roofstep.libraries import static_graphs
 from roofstep.parameter import Parameter
 from roofstep.regularizer import FusedDecay, as_regularizer, decay_of
 
@@ -29,7 +30,11 @@ class Optimizer:
     NumPy arrays and the tensors of torch and Paddle may stand side by side. A tensor is called
     ``param_{i}`` by its position, one of Paddle's by its ``name``; what Paddle's ParamAttr put on
     it is in force. torch's autograd is told of every write: a backward pass that needs the values
-    from before a step refuses. States are NumPy arrays in all cases.
+    from before a step refuses. States are NumPy arrays in all cases. In a static program of Paddle
+    `minimize` is called once, and every run of the program is a step.
+
+    A sparse gradient has some rows of its parameter, as that of an embedding: `SelectedRows`, or
+    what torch and Paddle make with ``sparse=True``. `SGD`, `Adagrad`, `Adam` and `AdamW` take it.
 
     Args:
         learning_rate: a number >= 0, or a schedule: an object that gives the rate when called and
@@ -51,12 +56,16 @@ class Optimizer:
     Attributes:
         param_groups: the groups with the settings in force, a list of dicts. Settings may be
             edited; they are checked and take effect at the next step.
+        last_error: what the last step in a run of a Paddle program failed with, or None; Paddle
+            raises a SystemError in its place.
 
     Raises:
         TypeError: an argument is of another type.
         ValueError: a value is out of range, parameters are empty or twice there, a group has an
             unknown key, or a parameter cannot be stepped in place.
     """
+
+    last_error: BaseException | None = None
 
     # The rule's own settings, all of which a group may set, and how each is checked.
     _settings: ClassVar[dict[str, checks.Check]] = {}
@@ -127,6 +136,10 @@ class Optimizer:
     def _adapts(self, group: Mapping[str, Any], l2: float, decay: float) -> bool:
         """Whether the rule's trust ratio is taken, for a parameter with these decays."""
         return False
+
+    def _absent(self, group: Mapping[str, Any]) -> str:
+        """What a sparse gradient does to the rows that it has not: `Absent` in csrc/engine.hpp."""
+        return "refused"
 
     def _multiplier(self, name: str, parameter: Parameter) -> float:
         """The parameter's own factor on the learning rate."""
@@ -349,7 +362,7 @@ class Optimizer:
                 raise ValueError("no weights are averaged; call average_weights(), and step, first")
             self._current_plan()  # drops averages of groups that have stopped
             pairs = tuple(
-                (name, parameter.array, self._states[name]["average"])
+                (name, parameter.live, self._states[name]["average"])
                 for name, parameter in self._parameters.items()
                 if "average" in self._states.get(name, {})
             )
@@ -393,7 +406,7 @@ class Optimizer:
     def backward(
         self,
         loss: Any,
-        startup_program: None = None,
+        startup_program: Any = None,
         parameters: Which | None = None,
         no_grad_set: Which | None = None,
         callbacks: None = None,
@@ -404,14 +417,19 @@ class Optimizer:
 
         Args:
             loss: see `minimize`.
-            startup_program: of static graphs; None.
+            startup_program: see `minimize`.
             parameters: see `minimize`.
             no_grad_set: see `minimize`.
-            callbacks: of static graphs; None.
+            callbacks: None; Paddle has the argument and calls none.
 
         Raises:
             TypeError, ValueError: see `minimize`.
         """
+        if (static := static_graphs([loss])) is not None:
+            found: list[Pair] = static.backward(
+                self, loss, startup_program, parameters, no_grad_set, callbacks
+            )
+            return found
         checks.only_none(startup_program=startup_program, callbacks=callbacks)
         with self._moving(parameters, no_grad_set) as chosen:
             gradients, _ = differentiate(loss, self._parameters, chosen)
@@ -423,16 +441,20 @@ class Optimizer:
         Args:
             params_grads: pairs of a parameter (or its array or tensor, or its name) and its
                 gradient; parameters that are not named, or with None, are left as they are. An
-                optimizer without parameters takes those of the pairs.
+                optimizer without parameters takes those of the pairs. Pairs of values of a static
+                program put the update into it.
 
         Returns:
-            An empty list, where static graphs return operators.
+            An empty list, or in a static program what stands for its operators.
 
         Raises:
             TypeError, ValueError: a pair names no parameter of this optimizer or one twice, and as
                 `step`. Nothing has been written then.
         """
         pairs = as_pairs(params_grads)
+        if (static := static_graphs(which for which, _ in pairs)) is not None:
+            updates: list[Any] = static.apply_gradients(self, pairs)
+            return updates
         with self._adopting([which for which, _ in pairs] or None):
             self._step(tuple(Directory(self._parameters).arrange(pairs)))
         return []
@@ -440,7 +462,7 @@ class Optimizer:
     def minimize(
         self,
         loss: Any,
-        startup_program: None = None,
+        startup_program: Any = None,
         parameters: Which | None = None,
         no_grad_set: Which | None = None,
     ) -> tuple[list[Any], list[Pair]]:
@@ -451,20 +473,25 @@ class Optimizer:
                 that are on the parameters then are used), or ``(loss, gradients)``, a list in the
                 order of all parameters or a dict by name; or a loss with ``.backward()``, which is
                 called when no parameter to be updated holds a gradient; or any loss whose gradients
-                are on the parameters already.
-            startup_program: of static graphs; None.
+                are on the parameters already. Or a value of one element in a static program of
+                Paddle: then the update is put into the program, and each of its runs makes it.
+            startup_program: None, or the one that goes with a static program, where it is not the
+                default: when it is run again, states begin anew.
             parameters: only these, given as parameters, arrays or names, are updated. An optimizer
                 made without parameters takes them for good.
-            no_grad_set: these are not updated.
+            no_grad_set: these are not updated. In a static program it may also hold other values,
+                which no gradient then passes.
 
         Returns:
             ``(optimize_ops, params_grads)``: an empty list, and the pairs of the update. Gradients
             that came about by calling ``loss`` or its ``backward`` are dropped from the parameters
-            after the update, so that none is used twice; the pairs keep them.
+            after the update, so that none is used twice; the pairs keep them. In a static program a
+            list of one object that stands for the operators, and pairs of values.
 
         Raises:
             TypeError, ValueError: there is no gradient, a name is unknown, and as `step`. Nothing
-                has been written then.
+                has been written then. What is raised in a run of a static program stops it, and is
+                `last_error`.
 
         Example:
             >>> import numpy as np, roofstep
@@ -475,6 +502,11 @@ class Optimizer:
             >>> w.data
             array([0.375])
         """
+        if (static := static_graphs([loss])) is not None:
+            found: tuple[list[Any], list[Pair]] = static.minimize(
+                self, loss, startup_program, parameters, no_grad_set
+            )
+            return found
         checks.only_none(startup_program=startup_program)
         with self._moving(parameters, no_grad_set) as chosen:
             gradients, obtained = differentiate(loss, self._parameters, chosen)
@@ -538,11 +570,11 @@ class Optimizer:
 
         Args:
             set_to_zero: keep the arrays and fill them with zeros instead. A later step then still
-                moves whatever has momentum.
+                moves whatever has momentum. Sparse gradients are refused.
 
         Raises:
-            TypeError, ValueError: a gradient to be filled is no writable array. Nothing has been
-                written then.
+            TypeError, ValueError: a gradient to be filled is no writable dense array. Nothing has
+                been written then.
         """
         held = [(n, p) for n, p in self._parameters.items() if p.grad is not None]
         if not checks.flag("set_to_zero", set_to_zero):
@@ -656,6 +688,8 @@ class Optimizer:
             for group, restored in zip(self.param_groups, new.groups, strict=True):
                 group.update(restored)
             adopt()
+            for parameter in self._parameters.values():
+                parameter.expect_other_memory()
 
     def _checkpoint(self) -> checkpoint.Checkpoint:
         groups = [self._complete(group) for group in self.param_groups]

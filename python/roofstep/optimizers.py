@@ -30,6 +30,12 @@ def fading(momentum_decay: float) -> dict[str, float]:
     return {"fade": float(fade), "fade_rest": float(fade - Decimal(float(fade)))}
 
 
+def resting(epsilon: float) -> str:
+    """What Adagrad does to rows without a gradient: nothing, if its epsilon is one."""
+    # Of an epsilon that float32 takes for 0 a gradient of zeros makes 0 / 0.
+    return "resting" if epsilon > 2.0**-150 else "moved"
+
+
 class _DecoupledDecay(Optimizer):
     """`weight_decay` shrinks the weights beside the update; the gradient does not see it."""
 
@@ -86,7 +92,9 @@ class SGD(Optimizer):
 
     .. math:: p \leftarrow p - \eta g
 
-    (Robbins & Monro, A stochastic approximation method, 1951.)
+    A sparse gradient (`SelectedRows`, or torch's or Paddle's) moves the rows that it has, and with
+    decay all rows, by the bits of the dense gradient. (Robbins & Monro, A stochastic approximation
+    method, 1951.)
 
     Args:
         learning_rate: :math:`\eta`, a number >= 0 or a schedule. Default 0.001.
@@ -123,6 +131,9 @@ class SGD(Optimizer):
 
     def _rule(self, group: Mapping[str, Any]) -> str:
         return "sgd"
+
+    def _absent(self, group: Mapping[str, Any]) -> str:
+        return "resting"
 
 
 class Momentum(Optimizer):
@@ -497,8 +508,9 @@ class Adagrad(Optimizer):
 
     .. math:: m \leftarrow m + g^2, \qquad p \leftarrow p - \eta \frac{g}{\sqrt{m} + \epsilon}
 
-    (Duchi, Hazan & Singer, Adaptive subgradient methods for online learning and stochastic
-    optimization, 2011.)
+    A sparse gradient (`SelectedRows`, or torch's or Paddle's) moves the rows that it has, and with
+    decay all rows, by the bits of the dense gradient. (Duchi, Hazan & Singer, Adaptive subgradient
+    methods for online learning and stochastic optimization, 2011.)
 
     Args:
         learning_rate: :math:`\eta`, a number >= 0 or a schedule.
@@ -549,6 +561,9 @@ class Adagrad(Optimizer):
 
     def _rule(self, group: Mapping[str, Any]) -> str:
         return "adagrad"
+
+    def _absent(self, group: Mapping[str, Any]) -> str:
+        return resting(group["epsilon"])
 
     def _initial(
         self, group: Mapping[str, Any], name: str, parameter: Parameter, state: str
@@ -692,6 +707,16 @@ class Adam(Optimizer):
 
     where t counts the updates of this parameter. With ``amsgrad`` the largest v so far stands in
     the place of v in the last formula. Weight decay is coupled: it is added to g.
+
+    A sparse gradient (`SelectedRows`, or torch's or Paddle's) has only some rows R of g; the others
+    are zeros, by which m, v and p go on to move. With ``lazy_mode`` the formulas are those of the
+    rows that are there, and all else stays as it is:
+
+    .. math::
+        m_r, v_r, p_r \leftarrow m_r, v_r, p_r \qquad r \notin R
+
+    decay included, while t counts on for all rows. Nothing is read or written for them, so that a
+    step takes the time of the rows in R. Averages of weights are refused then.
     (Kingma & Ba, Adam: a method for stochastic optimization, 2015; Reddi et al., On the convergence
     of Adam and beyond, 2018.)
 
@@ -700,10 +725,12 @@ class Adam(Optimizer):
         beta1: :math:`\beta_1` in [0, 1). Default 0.9.
         beta2: :math:`\beta_2` in [0, 1). Default 0.999.
         epsilon: :math:`\epsilon` >= 0. Default 1e-8.
-        parameters: see `Optimizer`; groups may also set beta1, beta2, epsilon, amsgrad.
+        parameters: see `Optimizer`; groups may also set beta1, beta2, epsilon, lazy_mode,
+            amsgrad.
         weight_decay: see `Optimizer`. Default None.
         grad_clip: see `Optimizer`. Default None.
-        lazy_mode: False; it concerns sparse gradients, which do not exist yet.
+        lazy_mode: leave the rows that a sparse gradient has not as they are; see above. Default
+            False.
         multi_precision: either value: float32 and float64 are stepped in their own precision.
         use_multi_tensor: either value: all parameters are stepped in one call.
         amsgrad: keep the maximum of v. Default False.
@@ -720,9 +747,24 @@ class Adam(Optimizer):
         >>> opt.step()
         >>> w.data
         array([0.75])
+
+        Of an embedding a batch touches a few rows:
+
+        >>> table = roofstep.Parameter(np.ones((3, 2)))
+        >>> opt = roofstep.Adam(0.25, parameters=[table], epsilon=0.0, lazy_mode=True)
+        >>> table.grad = roofstep.SelectedRows(np.array([2]), np.array([[8.0, -8.0]]))
+        >>> opt.step()
+        >>> table.data
+        array([[1.  , 1.  ],
+               [1.  , 1.  ],
+               [0.75, 1.25]])
     """
 
-    _settings: ClassVar = {**_Adaptive._settings, "amsgrad": checks.flag}
+    _settings: ClassVar = {
+        **_Adaptive._settings,
+        "lazy_mode": checks.flag,
+        "amsgrad": checks.flag,
+    }
 
     def __init__(
         self,
@@ -739,7 +781,6 @@ class Adam(Optimizer):
         amsgrad: bool = False,
         name: str | None = None,
     ) -> None:
-        _not_yet(lazy_mode=lazy_mode)
         checks.flag("multi_precision", multi_precision)
         checks.flag("use_multi_tensor", use_multi_tensor)
         super().__init__(
@@ -751,11 +792,15 @@ class Adam(Optimizer):
             beta1=beta1,
             beta2=beta2,
             epsilon=epsilon,
+            lazy_mode=lazy_mode,
             amsgrad=amsgrad,
         )
 
     def _rule(self, group: Mapping[str, Any]) -> str:
         return "amsgrad" if group["amsgrad"] else "adam"
+
+    def _absent(self, group: Mapping[str, Any]) -> str:
+        return "left" if group["lazy_mode"] else "moved"
 
 
 class AdamW(_DecoupledDecay, Adam):
@@ -767,14 +812,16 @@ class AdamW(_DecoupledDecay, Adam):
         \right)
 
     m and v do not see the decay. A parameter's own regularizer is still added to its gradient, as
-    in Paddle. (Loshchilov & Hutter, Decoupled weight decay regularization, 2019.)
+    in Paddle. Sparse gradients are taken as by `Adam`; with ``lazy_mode`` the rows that are not
+    there do not decay. (Loshchilov & Hutter, Decoupled weight decay regularization, 2019.)
 
     Args:
         learning_rate: :math:`\eta`, a number >= 0 or a schedule. Default 0.001.
         beta1: :math:`\beta_1` in [0, 1). Default 0.9.
         beta2: :math:`\beta_2` in [0, 1). Default 0.999.
         epsilon: :math:`\epsilon` >= 0. Default 1e-8.
-        parameters: see `Optimizer`; groups may also set beta1, beta2, epsilon, amsgrad.
+        parameters: see `Optimizer`; groups may also set beta1, beta2, epsilon, lazy_mode,
+            amsgrad.
         weight_decay: :math:`\lambda`, a number, or None for none. Default 0.01.
         use_lowprecision_moment: False; low-precision states do not exist yet.
         lr_ratio: a function of the parameter that gives a factor >= 0 on its learning rate, for
@@ -783,7 +830,7 @@ class AdamW(_DecoupledDecay, Adam):
             Default None: all decay. Both functions are asked when settings have changed, not at
             every step.
         grad_clip: see `Optimizer`. Default None.
-        lazy_mode: False; it concerns sparse gradients, which do not exist yet.
+        lazy_mode: leave the rows that a sparse gradient has not as they are. Default False.
         multi_precision: either value: float32 and float64 are stepped in their own precision.
         amsgrad: keep the maximum of v. Default False.
         name: shown in the repr.

@@ -10,6 +10,7 @@ import numpy as np
 
 from roofstep import _core, checks
 from roofstep.regularizer import WeightDecayRegularizer, as_regularizer
+from roofstep.rows import SelectedRows
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Parameter:
 
     Attributes:
         data: the array. Another may be put in its place; it is read anew at every step.
-        grad: None, or an array of the same shape and dtype, of any strides.
+        grad: None, or an array of the same shape and dtype, of any strides, or `SelectedRows`.
 
     Raises:
         TypeError: ``data`` is no array, or ``attr`` no ParamAttr.
@@ -107,7 +108,7 @@ class Parameter:
     counts_writes: ClassVar[bool] = False
 
     data: np.ndarray[Any, Any]
-    grad: np.ndarray[Any, Any] | None
+    grad: np.ndarray[Any, Any] | SelectedRows | None
 
     def __init__(
         self, data: np.ndarray[Any, Any], name: str | None = None, attr: ParamAttr | None = None
@@ -147,9 +148,17 @@ class Parameter:
         return self.data
 
     @property
+    def live(self) -> np.ndarray[Any, Any]:
+        """The same, to be written outside of a step."""
+        return self.array
+
+    @property
     def walked(self) -> Any:
         """What a step reads the data and the gradient from; see csrc/gather.hpp."""
         return self
+
+    def expect_other_memory(self) -> None:
+        """Lets the states, which have just been loaded, belong to whatever the data is next."""
 
     def is_at(self, array: np.ndarray[Any, Any]) -> bool:
         """Whether the data still is what `array` gave earlier."""

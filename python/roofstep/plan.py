@@ -29,6 +29,7 @@ class Family(Protocol):
         self, group: Mapping[str, Any], name: str, parameter: Parameter
     ) -> tuple[float, float, float]: ...
     def _adapts(self, group: Mapping[str, Any], l2: float, decay: float) -> bool: ...
+    def _absent(self, group: Mapping[str, Any]) -> str: ...
     def _multiplier(self, name: str, parameter: Parameter) -> float: ...
     def _initial(
         self, group: Mapping[str, Any], name: str, parameter: Parameter, state: str
@@ -248,6 +249,7 @@ def make(
                     clip_max=high,
                     adapts=family._adapts(group, l2, decay),
                     average_decay=group["average_decay"],
+                    absent=family._absent(group),
                 )
                 kinds[key] = Kind(settings, group, multiplier)
             held = _held(kept, states.get(name, {}), rule, name)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from roofstep import _core, checks
+from roofstep import _core, checks, libraries
 
 if TYPE_CHECKING:
     from roofstep.parameter import Parameter
@@ -157,9 +157,12 @@ class L2Decay(FusedDecay):
 
 
 def as_regularizer(name: str, value: object) -> WeightDecayRegularizer | None:
-    """None or a regularizer as it is, or a number as an `L2Decay`."""
+    """None, a regularizer as it is, one of Paddle's as ours, or a number as an `L2Decay`."""
     if value is None or isinstance(value, WeightDecayRegularizer):
         return value
+    if (theirs := libraries.settings(value)) is not None:
+        found: WeightDecayRegularizer = theirs.as_regularizer(name, value)
+        return found
     try:
         return L2Decay(checks.real(name, value))
     except TypeError:

@@ -10,6 +10,7 @@ import numpy as np
 
 from roofstep import _core
 from roofstep.parameter import ParamAttr, Parameter
+from roofstep.rows import SelectedRows
 
 Array = np.ndarray[Any, Any]
 
@@ -84,16 +85,49 @@ def as_parameter(tensor: Any) -> TensorParameter:
         TypeError: it is of a library that is not known here.
         ValueError: its library has it computed from other tensors.
     """
-    for library in ("torch", "paddle"):
-        base = getattr(sys.modules.get(library), "Tensor", None)
-        if base is not None and isinstance(tensor, base):
-            support = importlib.import_module(f"roofstep.{library}.tensors")
-            made: TensorParameter = support.as_parameter(tensor)
-            return made
+    support = _support(tensor)
+    if support is not None:
+        made: TensorParameter = support.as_parameter(tensor)
+        return made
     raise TypeError(
         f"parameters: expected tensors of torch or Paddle, got a {type(tensor).__module__}."
         f"{type(tensor).__name__}; pass a NumPy array over its memory, if it may be written"
     )
+
+
+def _support(tensor: Any) -> Any:
+    """The module for tensors of this one's library, which is known here; else None."""
+    for library in ("torch", "paddle"):
+        base = getattr(sys.modules.get(library), "Tensor", None)
+        if base is not None and isinstance(tensor, base):
+            return importlib.import_module(f"roofstep.{library}.tensors")
+    return None
+
+
+# Row numbers, values, and how many rows there are in all if the gradient says so.
+Rows = tuple[Array, Any, int | None]
+
+
+def rows_of(gradient: Any, who: str) -> Rows | None:
+    """What a sparse gradient has; None if this is none. The step asks if a gradient is not dense.
+
+    Args:
+        gradient: anything.
+        who: whose gradient it is, for messages.
+
+    Raises:
+        ValueError: it is sparse in another way than by rows.
+    """
+    if isinstance(gradient, SelectedRows):
+        return as_numbers(gradient.rows), gradient.values, None
+    support = _support(gradient)
+    found: Rows | None = None if support is None else support.rows_of(gradient, who)
+    return found
+
+
+def as_numbers(rows: Any) -> Array:
+    """Row numbers as the step reads them."""
+    return np.require(rows, np.int64, ("C", "A", "W"))
 
 
 def count_writes(tensors: list[Any]) -> None:

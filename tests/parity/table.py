@@ -128,8 +128,7 @@ FAMILIES = {
     "Adam": Family(
         RATE | BETAS,
         COMMON | OTHER_BETAS | {"amsgrad": True},
-        MIXED | {"use_multi_tensor": True},
-        {"lazy_mode": "no-sparse-gradients"},
+        MIXED | {"use_multi_tensor": True, "lazy_mode": True},  # no gradient here is sparse
         numbers=POWERS,
     ),
     # The widest apart, by up to 8e-7: Paddle rounds 1 - rate * decay, then what that leaves of p.
@@ -138,9 +137,8 @@ FAMILIES = {
         COMMON
         | OTHER_BETAS
         | {"weight_decay": 0.5, "amsgrad": True, "apply_decay_param_fun": _only("row big")},
-        MIXED,
+        MIXED | {"lazy_mode": True},
         {
-            "lazy_mode": "no-sparse-gradients",
             "use_lowprecision_moment": "no-low-precision",
             "lr_ratio": "adamw-has-layer-wise-rates-on-cpus",
         },

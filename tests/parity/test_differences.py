@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +16,7 @@ import numpy as np
 import pytest
 
 import roofstep
+import roofstep.paddle
 from harness import (
     BARS,
     PADDLE,
@@ -24,6 +28,10 @@ from harness import (
     error,
     paddle,
 )
+from programs import Dynamic, Static, StaticOfPaddle, static_mode
+
+# Paddle's backward pass warns of itself in static mode.
+pytestmark = pytest.mark.filterwarnings("ignore:Tensor do not have 'place':UserWarning")
 
 PAGE = Path(__file__).parents[2] / "docs" / "differences-from-paddle.md"
 
@@ -184,13 +192,54 @@ def test_all_parameters_step_in_one_call() -> None:
     step(Ours, "float64", lost=True)
 
 
-def test_no_sparse_gradients() -> None:
-    for cls in ("Adam", "AdamW"):
-        assert stepped(Paddles, cls, lazy_mode=True) == stepped(Paddles, cls)
-        assert "lazy_mode" in refused(ValueError, lambda c=cls: stepped(Ours, c, lazy_mode=True))
-        key = {"lazy_mode": True}
-        assert stepped(Paddles, cls, key) == stepped(Paddles, cls, {})
-        assert "lazy_mode" in refused(ValueError, lambda c=cls, k=key: stepped(Ours, c, k))
+def embedded(cls: str, library: Any, looked_up: list[int], **settings: Any) -> list[float]:
+    """What a row each of a sparse layer of zeros holds, after these were looked up one by one."""
+    layer = paddle.nn.Embedding(3, 1, sparse=True)
+    layer.weight.set_value(np.zeros((3, 1), "float32"))
+    settings = {"learning_rate": 1.0, "parameters": layer.parameters(), **settings}
+    optimizer = getattr(library, cls)(**settings)
+    for row in looked_up:
+        layer(paddle.to_tensor([row])).sum().backward()
+        optimizer.step()
+        optimizer.clear_grad()
+    found: list[float] = layer.weight.numpy().ravel().tolist()
+    return found
+
+
+def test_sparse_gradients_are_for_four_optimizers() -> None:
+    for cls, more in (("Momentum", {}), ("RMSProp", {}), ("Lamb", {})):
+        first, _, never = embedded(cls, paddle.optimizer, [0, 1], **more)
+        assert first < 0
+        assert never == 0
+        message = refused(ValueError, lambda c=cls, m=more: embedded(c, roofstep, [0], **m))
+        assert "sparse" in message
+    for cls in ("SGD", "Adagrad", "Adam", "AdamW"):
+        assert embedded(cls, roofstep, [0])[0] == pytest.approx(-1, abs=1e-5)
+
+
+def test_a_sparse_gradient_is_a_gradient() -> None:
+    betas = {"beta1": 0.5, "beta2": 0.75}
+
+    def of_step(t: int, m: float, v: float, epsilon: float, unscaled: bool = False) -> float:
+        """The move by these moments with the corrections of step t."""
+        root = math.sqrt(1 - 0.75**t)
+        return root / (1 - 0.5**t) * m / (math.sqrt(v) + epsilon * (1 if unscaled else root))
+
+    for lazy in (False, True):
+        settings = {**betas, "epsilon": 1.0, "lazy_mode": lazy}
+        theirs, ours = (
+            embedded("Adam", library, [0, 1], **settings)
+            for library in (paddle.optimizer, roofstep)
+        )
+        assert theirs[1] == pytest.approx(-of_step(3, 0.5, 0.25, 1.0))
+        assert ours[1] == pytest.approx(-of_step(2, 0.5, 0.25, 1.0))
+        # The row that is there in the first step alone.
+        alone = 0.0 if lazy else of_step(3, 0.25, 0.1875, 1.0, unscaled=True)
+        assert theirs[0] == pytest.approx(-of_step(2, 0.5, 0.25, 1.0) - alone)
+        alone = 0.0 if lazy else of_step(2, 0.25, 0.1875, 1.0)
+        assert ours[0] == pytest.approx(-of_step(1, 0.5, 0.25, 1.0) - alone)
+    refused(RuntimeError, lambda: embedded("Adam", paddle.optimizer, [0], weight_decay=0.5))
+    embedded("Adam", roofstep, [0], weight_decay=0.5)
 
 
 def test_no_low_precision() -> None:
@@ -208,10 +257,35 @@ def test_no_low_precision() -> None:
     refused((TypeError, ValueError), roofstep.Parameter, np.ones(1, "float16"))
 
 
-def test_no_static_graphs() -> None:
+def test_arguments_of_static_graphs() -> None:
     theirs, ours = (optimizer(side, "SGD", [one(side)]) for side in (Paddles, Ours))
     theirs.minimize(paddle.zeros([]), startup_program="anything")
     refused(ValueError, lambda: ours.minimize(0.0, startup_program="anything"))
+    called: list[Any] = []
+
+    def backward(library: Any) -> None:
+        w = paddle.create_parameter([2], "float32")
+        optimizer = library.SGD(0.5, parameters=[w])
+        optimizer.backward(w.sum(), callbacks=[lambda *arguments: called.append(arguments)])
+
+    in_a_program(lambda: backward(PADDLE))
+    assert called == []
+    refused(ValueError, in_a_program, lambda: backward(roofstep))
+
+
+def in_a_program(act: Callable[[], Any]) -> Any:
+    program = paddle.static.Program()
+    with static_mode(), paddle.static.program_guard(program, paddle.static.Program()):
+        return act()
+
+
+def test_paddles_clips_and_regularizers_are_taken() -> None:
+    for given, same in [
+        ({"weight_decay": paddle.regularizer.L1Decay(0.5)}, {"weight_decay": Made("L1Decay", 0.5)}),
+        ({"grad_clip": paddle.nn.ClipGradByNorm(0.5)}, {"grad_clip": Made("ClipGradByNorm", 0.5)}),
+    ]:
+        assert stepped(Ours, **given) == stepped(Ours, **same) == stepped(Paddles, **given) != 0.5
+    refused(TypeError, lambda: stepped(Paddles, grad_clip=roofstep.ClipGradByNorm(0.5)))
 
 
 def test_a_schedule_is_whatever_acts_as_one() -> None:
@@ -223,6 +297,9 @@ def test_a_schedule_is_whatever_acts_as_one() -> None:
 
     refused(TypeError, lambda: stepped(Paddles, learning_rate=Own()))
     assert stepped(Ours, learning_rate=Own()) == 0.75
+    assert "roofstep.paddle.lr" in refused(TypeError, roofstep.paddle.SGD, Own())
+    both = roofstep.paddle.lr.ConstantLR(0.25)
+    assert roofstep.paddle.SGD(both).get_lr() == stepped(Paddles, learning_rate=both) - 0.5
 
 
 def test_the_base_class_has_a_default_rate() -> None:
@@ -819,6 +896,125 @@ def test_schedules_take_any_real_number_in_range() -> None:
     backwards.step(-2)
     assert backwards() == 2.0
     refused(ValueError, roofstep.lr.ExponentialDecay(0.5, 0.5).step, -2)
+
+
+# Static graphs.
+
+
+def static(side: type[Static], cls: str, **settings: Any) -> Static:
+    return side(cls, settings, "float32", ["row", "matrix"])
+
+
+def test_static_mode_lacks_nothing() -> None:
+    clip = Made("ClipGradByValue", 0.5)
+    refused(NotImplementedError, lambda: static(StaticOfPaddle, "SGD", grad_clip=clip))
+    static(Static, "SGD", grad_clip=clip)
+    rows = [(["row"], {"learning_rate": 0.5}), (["matrix"], {})]
+    refused(TypeError, lambda: StaticOfPaddle("SGD", {}, "float32", ["row", "matrix"], groups=rows))
+    Static("SGD", {}, "float32", ["row", "matrix"], groups=rows)
+    theirs, ours = (static(side, "SGD", learning_rate=0.5) for side in (StaticOfPaddle, Static))
+    with static_mode():
+        refused(AssertionError, theirs.optimizer.set_lr, 0.25)
+        refused(AssertionError, theirs.optimizer.state_dict)
+        ours.optimizer.set_lr(0.25)
+        assert ours.optimizer.state_dict()["learning_rate"] == 0.25
+    with theirs.built():
+        refused(TypeError, lambda: theirs.optimizer.minimize(theirs.loss, parameters=["row"]))
+    with ours.built():
+        ours.optimizer.minimize(ours.loss, parameters=["row"])
+    # Two gradients of a ring of two: from the second step on Paddle has lost the first.
+    ends = []
+    for side in (StaticOfPaddle, Static, Dynamic):
+        run = side("ASGD", {"learning_rate": 0.5, "batch_num": 2}, "float32", ["matrix"])
+        for step in range(3):
+            run.advance(step)
+        ends.append(run.values()["matrix"])
+    np.testing.assert_array_equal(ends[1], ends[2])
+    assert error(ends[0], ends[2]) > 0.01
+
+
+def test_every_run_makes_the_update() -> None:
+    theirs, ours = (static(side, "SGD", learning_rate=0.5) for side in (StaticOfPaddle, Static))
+    for run in (theirs, ours):
+        before = run.values()
+        run.advance(0)
+        assert error(run.values()["matrix"], before["matrix"]) > 0.1
+    assert "fetch_list" not in refused(TypeError, theirs.advance, 0, [theirs.result])
+    assert "fetch_list=[loss]" in refused(TypeError, ours.advance, 0, [ours.result])
+    for run in (theirs, ours):
+        refused(TypeError, lambda run=run: run.main.clone(for_test=True))
+
+
+def test_states_belong_to_an_optimizer_and_its_weights() -> None:
+    settings = {"learning_rate": 0.5, "momentum": 0.5}
+    for side in (StaticOfPaddle, Static):
+        run = static(side, "Momentum", **settings)
+        first = [run.advance(step) and run.values()["matrix"] for step in range(3)]
+        run.start()
+        again = [run.advance(step) and run.values()["matrix"] for step in range(3)]
+        np.testing.assert_array_equal(first, again)
+    # Paddle's states are of the scope, ours go where they are let.
+    other = paddle.static.Scope()
+    for side in (StaticOfPaddle, Static):
+        run = static(side, "Momentum", **settings)
+        run.advance(0)
+        home, run.scope = run.scope, other
+        run.start()
+        run.advance(0)
+        run.scope = home
+        if side is Static:
+            refused(SystemError, run.advance, 1)
+            assert "another scope" in str(run.optimizer.last_error)
+        else:
+            run.advance(1)
+
+
+def test_programs_of_the_former_ir_are_refused() -> None:
+    """Paddle makes them if it is told to before it is imported."""
+    code = """if True:
+        import warnings
+        warnings.simplefilter("ignore")
+        import paddle, roofstep
+        paddle.enable_static()
+        x = paddle.static.data("x", [2, 3])
+        {}.SGD(0.5).minimize(paddle.nn.Linear(3, 1)(x).mean())
+    """
+    old = {**os.environ, "FLAGS_enable_pir_api": "0"}
+
+    def run(library: str) -> str:
+        program = [sys.executable, "-c", code.replace("{}", library)]
+        return subprocess.run(program, env=old, capture_output=True, text=True).stderr
+
+    assert "Error" not in run("paddle.optimizer")
+    assert "TypeError: loss" in run("roofstep")
+
+
+def test_errors_of_a_step_are_kept() -> None:
+    class Failing(PADDLE.ClipGradBase):
+        def _dygraph_clip(self, params_grads: Any) -> Any:
+            raise KeyError("mine")
+
+    run = static(Static, "SGD", grad_clip=Failing())
+    refused(SystemError, run.advance, 0)
+    assert isinstance(run.optimizer.last_error, KeyError)
+    roofstep.paddle.raise_step_errors()
+    try:
+        assert "mine" in refused(KeyError, run.advance, 0)
+    finally:
+        roofstep.paddle.raise_step_errors(False)
+
+
+def test_reducelronplateau_takes_effect() -> None:
+    """The callback sets `_learning_rate`, after a first step here."""
+    for library, moved in ((PADDLE, 0.5), (roofstep.paddle, 0.25)):
+        w = paddle.to_tensor(np.ones(1, "float32"), stop_gradient=False)
+        optimizer = library.SGD(0.5, parameters=[w])
+        for rate in (0.5, 0.25):
+            optimizer._learning_rate = rate
+            w.grad, before = paddle.ones([1]), w.item()
+            optimizer.step()
+        assert optimizer.get_lr() == 0.25
+        assert before - w.item() == moved
 
 
 # The page.

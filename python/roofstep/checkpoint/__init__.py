@@ -93,13 +93,36 @@ def match(
 ) -> entries.Kept:
     """What entries hold that we have saved, or perhaps Paddle; adds what does not fit."""
     keeps = plan.make(family, groups, parameters, {}).keeps
-    names = _names(parameters)
-    rules = {names[id(p)]: (family._rule(g), g) for g in groups for p in g["params"]}
+    rules = _rules(family, groups, parameters)
     if not ours and paddle.made(saved, rules):
         found = paddle.sort(saved, keeps, rules, optimizer_name, problems)
     else:
         found = entries.sort(saved, entries.parts(keeps), problems)
     return entries.read(found, parameters, keeps, problems)
+
+
+def as_paddle(
+    saved: Mapping[str, Any],
+    groups: list[Group],
+    family: plan.Family,
+    parameters: Mapping[str, Parameter],
+    optimizer_name: str | None,
+    counter: int,
+) -> dict[str, Any]:
+    """The entries that Paddle would have saved in the place of these, and the schedule's state."""
+    keeps = plan.make(family, groups, parameters, {}).keeps
+    rules = _rules(family, groups, parameters)
+    written: dict[str, Any] = paddle.write(saved, keeps, rules, optimizer_name, counter)
+    if "LR_Scheduler" in saved:
+        written["LR_Scheduler"] = saved["LR_Scheduler"]
+    return written
+
+
+def _rules(
+    family: plan.Family, groups: list[Group], parameters: Mapping[str, Parameter]
+) -> dict[str, tuple[str, Group]]:
+    names = _names(parameters)
+    return {names[id(p)]: (family._rule(g), g) for g in groups for p in g["params"]}
 
 
 def _names(parameters: Mapping[str, Parameter]) -> dict[int, str]:

@@ -48,7 +48,7 @@ def save(
             continue
         own, kept = states.get(name, {}), keeps[name]
         for s, kind in kept.states.items():  # one may be new since a setting was edited
-            saved[key(name, s)] = own[s].copy() if s in own else kind.first(parameter.array)
+            saved[key(name, s)] = own[s].copy() if s in own else kind.first(parameter.live)
         saved[key(name, "step")] = np.array(counts[i])
         if kept.number:
             saved[key(name, kept.number)] = np.array(numbers[i])
@@ -87,9 +87,12 @@ def sort(
         middle: what stands between the names of a parameter and of a part.
     """
     owned = owners(required, middle) | owners(optional or {}, middle)
+    arrays = {id(v) for entry, v in saved.items() if hasattr(v, "shape") and owner(entry, owned)}
     found: Sorted = {}
     for entry, value in saved.items():
         whose = owner(entry, owned)
+        if whose is None and id(value) in arrays:
+            continue  # paddle.Model adds every state under a second name, of its own making
         if whose is None:
             problems.append(f"{entry!r} belongs to no parameter of this optimizer")
             continue

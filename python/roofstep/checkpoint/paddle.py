@@ -1,4 +1,4 @@
-"""State dicts that Paddle saved: its names, and its powers of beta read as counts of updates."""
+"""State dicts of Paddle, read and written: its names, its powers of beta for our counts."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import numpy as np
 from roofstep.checkpoint import entries
 from roofstep.checkpoint.entries import Entry, Sorted
 from roofstep.plan import Group, Keeps
+
+Array = np.ndarray[Any, Any]
 
 # `paddle.load` takes this out of its files, pickle does not.
 _BOOKKEEPING = "StructuredToParameterName@@"
@@ -98,6 +100,79 @@ def sort(
         name: _translated(named, forms[name], keeps[name], rules[name][1], problems)
         for name, named in found.items()
     }
+
+
+def write(
+    saved: Mapping[str, Any],
+    keeps: Mapping[str, Keeps],
+    rules: Mapping[str, tuple[str, Group]],
+    optimizer_name: str | None,
+    counter: int,
+) -> dict[str, Array]:
+    """What Paddle would have saved in the place of our own entries.
+
+    Args:
+        saved: our entries.
+        keeps: what is kept of each parameter.
+        rules: the rule and the group of each parameter.
+        optimizer_name: stands between the names of a parameter and of a state.
+        counter: stands at the end.
+
+    Raises:
+        ValueError: Paddle has no such rule.
+    """
+    middle = f"_{optimizer_name}" if optimizer_name else ""
+    written: dict[str, Array] = {}
+    for name, (rule, group) in rules.items():
+        if rule not in _FORMS:
+            raise ValueError(
+                f"optimizer: expected one that Paddle has too, got one of the rule {rule!r}; save "
+                f"state_dict(), which roofstep reads"
+            )
+        if (count := saved.get(entries.key(name, "step"))) is None:
+            continue
+        own = {part: saved[entries.key(name, part)] for part in entries.parts(keeps)[name]}
+        for part, array in _entries(_FORMS[rule], keeps[name], own, int(count), group).items():
+            written[f"{name}{middle}_{part}_{counter}"] = array
+    return written
+
+
+def _entries(
+    form: _Form, kept: Keeps, own: Mapping[str, Array], count: int, group: Group
+) -> dict[str, Array]:
+    """One parameter's, in the order in which Paddle makes them where that is known."""
+    found = {s: np.array(own[s], order="C") for s in kept.states if s != "average"}
+    if not found:
+        return {}
+    like = next(array for s, array in found.items() if kept.states[s].slots is None)
+    for part, setting in form.powers.items():
+        beta = float(group[setting]) if isinstance(setting, str) else setting
+        once = part.endswith("_acc")
+        power = _power(like.dtype.name, beta if once else 1.0, beta, count)
+        found[part] = np.full((1,) if once else like.shape, power, like.dtype)
+    if kept.number:
+        found[kept.number] = np.full(like.shape, own[kept.number], like.dtype)
+    for part in form.unused:  # of RAdam
+        power = float(group["beta2"]) ** count
+        found[part] = np.full(like.shape, count * power / (1 - power), like.dtype)
+    for part in form.zeros:
+        found.setdefault(part, np.zeros_like(like))
+    if form.count:
+        found[form.count] = np.array([count], np.int64)
+    return found
+
+
+@functools.lru_cache(maxsize=1024)  # parameters are stepped together
+def _power(dtype: str, begin: float, beta: float, count: int) -> float:
+    """What an accumulator holds after so many updates; see `_updates`."""
+    number = np.dtype(dtype).type
+    power, factor = number(begin), number(beta)
+    with np.errstate(under="ignore"):
+        for _ in range(count):
+            last, power = power, power * factor
+            if power == last:
+                break
+    return float(power)
 
 
 def _translated(

@@ -9,26 +9,14 @@ from typing import Any, NoReturn
 
 import numpy as np
 import paddle
+from paddle.utils.dlpack import from_dlpack
 
 from roofstep import _core, checks
-from roofstep.regularizer import L1Decay, L2Decay, WeightDecayRegularizer, as_regularizer
-from roofstep.tensors import TensorParameter
+from roofstep.regularizer import WeightDecayRegularizer, as_regularizer
+from roofstep.rows import SelectedRows
+from roofstep.tensors import Rows, TensorParameter, as_numbers
 
 Array = np.ndarray[Any, Any]
-
-
-class PaddleRegularizer(WeightDecayRegularizer):
-    """A regularizer that was written for Paddle: it is called with the tensor itself."""
-
-    def __init__(self, regularizer: Any) -> None:
-        self._regularizer = regularizer
-
-    def __call__(self, param: Any, grad: Any, block: None = None) -> Any:
-        """The term that is added to the gradient."""
-        return self._regularizer(param.data, grad, block)
-
-    def __repr__(self) -> str:
-        return repr(self._regularizer)
 
 
 class PaddleParameter(TensorParameter):
@@ -57,13 +45,7 @@ class PaddleParameter(TensorParameter):
     @property
     def regularizer(self) -> WeightDecayRegularizer | None:  # type: ignore[override]
         """Its own decay, one of Paddle's or of roofstep's."""
-        own: Any = getattr(self.data, "regularizer", None)
-        if type(own) is paddle.regularizer.L1Decay:
-            return L1Decay(own._coeff)
-        if type(own) is paddle.regularizer.L2Decay:
-            return L2Decay(own._coeff)
-        if isinstance(own, paddle.regularizer.WeightDecayRegularizer):
-            return PaddleRegularizer(own)
+        own = getattr(self.data, "regularizer", None)
         return as_regularizer(f"regularizer of {self.name!r}", own)
 
     @property
@@ -81,15 +63,23 @@ class PaddleParameter(TensorParameter):
         new = self.grad
         if new is None or old is None:
             return new is not old
-        return not old._is_initialized() or bool(new.data_ptr() != old.data_ptr())
+        return not old._is_initialized() or bool(_address(new) != _address(old))
 
     @property
     def lasting_grad(self) -> Any:
-        """A tensor over the gradient's memory, which Paddle takes from all that it calls `grad`."""
+        """A tensor over the gradient's memory, which Paddle takes from all that it calls `grad`.
+
+        Of Paddle's SelectedRows it is roofstep's.
+        """
         grad = self.grad
         if grad is None:
             return None
-        return self.as_own(_core.as_numpy(grad, str(self.name), "the gradient of parameter "))
+        role = "the gradient of parameter "
+        sparse = rows_of(grad, role + repr(self.name))
+        if sparse is None:
+            return self.as_own(_core.as_numpy(grad, str(self.name), role))
+        numbers, values, _ = sparse
+        return SelectedRows(numbers, _core.as_numpy(values, str(self.name), role))
 
     def as_own(self, array: Array) -> paddle.Tensor:
         """A tensor over the array's memory."""
@@ -123,6 +113,21 @@ class PaddleParameter(TensorParameter):
             f"which would lose its name and settings; save the model and the optimizer's "
             f"state_dict(), or use copy.deepcopy()"
         )
+
+
+def _address(grad: paddle.Tensor) -> Any:
+    if grad.is_selected_rows():
+        return grad.get_selected_rows().get_tensor()._ptr()
+    return grad.data_ptr()
+
+
+def rows_of(gradient: paddle.Tensor, who: str) -> Rows | None:
+    """The rows of Paddle's SelectedRows, the values where they lie; see `roofstep.tensors`."""
+    if not gradient.is_selected_rows():
+        return None
+    selected = gradient.get_selected_rows()
+    values = from_dlpack(selected.get_tensor()._to_dlpack())
+    return as_numbers(selected.rows()), values, selected.height()
 
 
 def as_parameter(tensor: paddle.Tensor) -> PaddleParameter:

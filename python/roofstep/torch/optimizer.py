@@ -109,6 +109,10 @@ class Optimizer(torch.optim.Optimizer):
         """Whether the rule's trust ratio is taken, for a parameter with these decays."""
         return False
 
+    def _absent(self, group: Mapping[str, Any]) -> str:
+        """What a sparse gradient does to the rows that it has not: `Absent` in csrc/engine.hpp."""
+        return "refused"
+
     def _multiplier(self, name: str, parameter: Parameter) -> float:
         """The parameter's own factor on the learning rate."""
         return 1.0
@@ -186,7 +190,7 @@ class Optimizer(torch.optim.Optimizer):
             "params": list(parameters),
             "grad_clip": clip,
             "average_decay": None,
-            "rescale_grad": -1.0 if group["maximize"] else 1.0,
+            "rescale_grad": -1.0 if group.get("maximize") else 1.0,
             "of": group,
         }
 
@@ -228,7 +232,7 @@ class Optimizer(torch.optim.Optimizer):
         return loss
 
     # torch.compile leaves it as it is. (Its public name would import the compiler at once.)
-    @torch._disable_dynamo
+    @torch._disable_dynamo  # type: ignore[untyped-decorator]
     def _step(self, tensor: torch.Tensor | None, grad_scale: float = 1.0) -> None:
         """Steps all parameters, or this one."""
         run = self._current(tensor)
@@ -248,7 +252,8 @@ class Optimizer(torch.optim.Optimizer):
             rate, gradients, run.counts, run.numbers, grad_scale=grad_scale
         ):
             names = [[*run.parameters][i] for i in missing]
-            self._create_states(run, names)
+            # Of a run made anew, as a state may begin with a group's rate, which no run looks at.
+            self._create_states(self._make(tensor, ()), names)
             run = self._current(tensor, names)
         self._show(run)
         self._norms[None if tensor is None else id(tensor)] = run.plan.norms + measured
@@ -257,17 +262,47 @@ class Optimizer(torch.optim.Optimizer):
         """The run of all parameters, or of one, as things stand; `fresh` have just got states."""
         key = None if tensor is None else id(tensor)
         run = self._runs.get(key)
-        if run is None or not self._holds(run, tensor):
+        if run is None or not self._holds(run, tensor) or not self._settle(run):
             run = self._runs[key] = self._make(tensor, fresh)
         return run
 
     def _holds(self, run: Run, tensor: torch.Tensor | None) -> bool:
-        if not run.held.still_in(self._watched()) or not run.seen.still(self._owns(tensor)):
+        """Whether the parameters and their states are those of the run."""
+        if not run.seen.still(self._owns(tensor)):
             return False
         if tensor is not None:
             return True
         now = [*chain.from_iterable(group["params"] for group in self.param_groups)]
         return len(now) == len(run.tensors) and all(map(is_, now, run.tensors))
+
+    def _settle(self, run: Run) -> bool:
+        """Whether the run has the settings in force, be it by taking over other numbers.
+
+        Some schedules change numbers at every step, and a plan is made in microseconds for each
+        parameter.
+        """
+        if run.held.still_in(self._watched()):
+            return True
+        kinds = run.plan.kinds
+        if run.plan.tasks or not {id(k.group["of"]) for k in kinds} <= {
+            *map(id, self.param_groups)
+        }:
+            return False
+        groups = [self._complete(k.group["of"], k.group["params"]) for k in kinds]
+        for kind, group in zip(kinds, groups, strict=True):
+            same = ("grad_clip", "rescale_grad")
+            if self._rule(group) != self._rule(kind.group) or any(
+                group[key] != kind.group[key] for key in same
+            ):
+                return False
+        firsts = [{**group, "params": group["params"][:1]} for group in groups]
+        parameters = {str(p.name): p for group in firsts for p in group["params"]}
+        for kind, new in zip(kinds, plan.make(self, firsts, parameters, {}).kinds, strict=True):
+            kind.settings.assign(new.settings)
+        for kind, group in zip(kinds, groups, strict=True):
+            kind.group = group
+        run.held = Held(self._watched(), "lr")
+        return True
 
     def _watched(self) -> list[Mapping[str, Any]]:
         return [*self.param_groups, {"grad_clip": self.grad_clip}]
@@ -323,9 +358,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _create_states(self, run: Run, names: Sequence[str]) -> None:
         """New states for parameters that have their first gradient."""
-        # Of a run made anew, as a state may begin with a group's rate, which no run looks at.
-        keeps = self._make(None, ()).plan.keeps
-        made = state.begin(names, keeps, run.parameters, run.states)
+        made = state.begin(names, run.plan.keeps, run.parameters, run.states)
         groups = {name: group for name, (group, _) in self._members().items()}
         for name in names:
             own = self.state[run.parameters[name].data]

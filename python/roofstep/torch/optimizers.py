@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-import roofstep.optimizers
 from roofstep import checks
 from roofstep.clip import ClipGradBase
+from roofstep.optimizers import fading, resting
 from roofstep.parameter import Parameter
 from roofstep.torch.optimizer import Group, Optimizer, Run, as_number
 
@@ -49,6 +49,7 @@ class SGD(Optimizer):
     Args:
         params: an iterable of tensors, of pairs with their names, or of dicts with ``params`` and
             settings of their own. Tensors are dense, of float32 or float64, in the CPU's memory.
+            Without momentum, gradients may be sparse COO tensors, as of an embedding.
         lr: :math:`\eta` >= 0, a number or a tensor of one element, read at every step.
         momentum: :math:`\mu` >= 0.
         dampening: :math:`\tau`.
@@ -137,6 +138,9 @@ class SGD(Optimizer):
         if group["dampening"] != 0:
             return "dampened_momentum"
         return "nesterov" if group["nesterov"] else "momentum"
+
+    def _absent(self, group: Mapping[str, Any]) -> str:
+        return "resting" if group["momentum"] == 0 else "refused"
 
 
 class _Adaptive(Optimizer):
@@ -394,7 +398,7 @@ class NAdam(_Adaptive):
         return "nadam"
 
     def _fields(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        return {**super()._fields(group), **roofstep.optimizers.fading(group["momentum_decay"])}
+        return {**super()._fields(group), **fading(group["momentum_decay"])}
 
 
 class RAdam(_Adaptive):
@@ -644,7 +648,7 @@ class Adagrad(Optimizer):
     methods for online learning and stochastic optimization, 2011.)
 
     Args:
-        params: see `SGD`.
+        params: see `SGD`; gradients may be sparse COO tensors.
         lr: see `SGD`.
         lr_decay: :math:`\tau` >= 0.
         weight_decay: :math:`\lambda` >= 0.
@@ -717,6 +721,9 @@ class Adagrad(Optimizer):
 
     def _rule(self, group: Mapping[str, Any]) -> str:
         return "adagrad_slowing" if group["lr_decay"] else "adagrad"
+
+    def _absent(self, group: Mapping[str, Any]) -> str:
+        return resting(group["eps"])
 
     def _fields(self, group: Mapping[str, Any]) -> dict[str, Any]:
         return {"epsilon": group["eps"], "lr_decay": group["lr_decay"]}

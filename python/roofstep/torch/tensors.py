@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from roofstep.tensors import TensorParameter
+from roofstep.tensors import Rows, TensorParameter, as_numbers
 
 
 class TorchParameter(TensorParameter):
@@ -48,7 +48,25 @@ def as_parameter(tensor: torch.Tensor) -> TorchParameter:
             f"parameters: expected leaf tensors, got one of shape {tuple(tensor.shape)} that was "
             f"computed from others; pass those, or tensor.detach().requires_grad_()"
         )
+    if tensor.is_neg():
+        raise ValueError(
+            f"parameters: expected tensors whose memory holds their values, got a lazily negated "
+            f"view of shape {tuple(tensor.shape)}; pass tensor.resolve_neg()"
+        )
     return TorchParameter(tensor)
+
+
+def rows_of(gradient: torch.Tensor, who: str) -> Rows | None:
+    """The rows of a COO gradient, as they lie in memory; see `roofstep.tensors.rows_of`."""
+    if gradient.layout is torch.strided or gradient.device.type != "cpu":
+        return None
+    if gradient.layout is not torch.sparse_coo or gradient.sparse_dim() != 1:
+        raise ValueError(
+            f"{who}: expected a dense gradient, or rows of one in a sparse COO tensor with "
+            f"sparse_dim 1, got a sparse tensor of layout {gradient.layout} with sparse_dim "
+            f"{gradient.sparse_dim()}; pass its to_dense()"
+        )
+    return as_numbers(gradient._indices()[0].numpy()), gradient._values(), gradient.shape[0]
 
 
 def count_writes(tensors: list[torch.Tensor]) -> None:

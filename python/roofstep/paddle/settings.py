@@ -1,0 +1,73 @@
+"""Paddle's own clips and regularizers as settings: its plain ones are ours, others are called."""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import paddle
+
+from roofstep.clip import ClipGradBase, ClipGradByGlobalNorm, ClipGradByNorm, ClipGradByValue
+from roofstep.regularizer import L1Decay, L2Decay, WeightDecayRegularizer
+
+
+class PaddleRegularizer(WeightDecayRegularizer):
+    """A regularizer that was written for Paddle: it is called with the tensor itself."""
+
+    def __init__(self, regularizer: Any) -> None:
+        self._regularizer = regularizer
+
+    def __call__(self, param: Any, grad: Any, block: None = None) -> Any:
+        """The term that is added to the gradient."""
+        return self._regularizer(param.data, grad, block)
+
+    def __repr__(self) -> str:
+        return repr(self._regularizer)
+
+
+class PaddleClip(ClipGradBase):
+    """A clip that was written for Paddle: it is called with the tensors themselves."""
+
+    def __init__(self, clip: Any) -> None:
+        self._clip = clip
+
+    def _dygraph_clip(self, params_grads: Any) -> Any:
+        return self._clip._dygraph_clip([(param.data, grad) for param, grad in params_grads])
+
+    def __repr__(self) -> str:
+        return repr(self._clip)
+
+
+def as_regularizer(name: str, value: Any) -> WeightDecayRegularizer:
+    """A regularizer of Paddle's as one of roofstep's."""
+    if type(value) is paddle.regularizer.L1Decay:
+        return L1Decay(value._coeff)
+    if type(value) is paddle.regularizer.L2Decay:
+        return L2Decay(value._coeff)
+    if isinstance(value, paddle.nn.clip.ClipGradBase):
+        raise TypeError(f"{name}: expected a regularizer, got the clip {value}; pass grad_clip=")
+    return PaddleRegularizer(value)
+
+
+# One object given to several groups is one norm.
+_clips: WeakKeyDictionary[Any, ClipGradBase] = WeakKeyDictionary()
+
+
+def as_clip(name: str, value: Any) -> ClipGradBase:
+    """A clip of Paddle's as one of roofstep's, the same one each time."""
+    made = _as_clip(name, value)
+    if repr(_clips.get(value)) != repr(made):  # its attributes may be changed
+        _clips[value] = made
+    return _clips[value]
+
+
+def _as_clip(name: str, value: Any) -> ClipGradBase:
+    if type(value) is paddle.nn.ClipGradByValue:
+        return ClipGradByValue(value.max, value.min)
+    if type(value) is paddle.nn.ClipGradByNorm:
+        return ClipGradByNorm(value.clip_norm)
+    if type(value) is paddle.nn.ClipGradByGlobalNorm:
+        return ClipGradByGlobalNorm(value.clip_norm, value.group_name, value.auto_skip_clip)
+    if isinstance(value, paddle.regularizer.WeightDecayRegularizer):
+        raise TypeError(f"{name}: expected a clip, got the regularizer {value}; pass weight_decay=")
+    return PaddleClip(value)
