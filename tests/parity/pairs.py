@@ -221,3 +221,17 @@ class Pair:
                     largest = max(largest, ulps(a, b, LEAST if key in SIGNED else 0.0))
         assert largest <= factor * budget
         return largest
+
+
+def network() -> torch.nn.Sequential:
+    """A small one, the same every time."""
+    torch.manual_seed(3)
+    return torch.nn.Sequential(
+        torch.nn.Linear(6, 9), torch.nn.BatchNorm1d(9), torch.nn.Tanh(), torch.nn.Linear(9, 2)
+    )
+
+
+def examples() -> tuple[torch.Tensor, torch.Tensor]:
+    """What it is trained on: inputs and targets."""
+    random = torch.Generator().manual_seed(4)
+    return torch.randn(48, 6, generator=random), torch.randn(48, 2, generator=random)

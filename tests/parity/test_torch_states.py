@@ -113,6 +113,60 @@ def test_loading_copies(name: str) -> None:
             assert same, kept
 
 
+@every_class
+def test_a_checkpoint_with_a_rate_that_is_a_tensor(name: str) -> None:
+    pair = Pair(name)
+    for side in pair.sides:
+        side.optimizer.param_groups[0]["lr"] = torch.tensor(0.05)
+        side.run(range(3))
+    saved = [side.saved() for side in pair.sides]
+    for side, given in zip(pair.sides, saved[::-1], strict=True):
+        side.optimizer.load_state_dict(given)
+        assert side.optimizer.param_groups[0]["lr"].item() == pytest.approx(0.05)
+    pair.run(range(3, 6))
+    pair.compare()
+
+
+@every_class
+def test_a_checkpoint_of_an_older_torch(name: str) -> None:
+    """Its steps were plain numbers, and its groups had fewer settings."""
+    pair = Pair(name, **OPTIONS[name][0])
+    pair.run(range(4))
+    saved = pair.theirs.saved()
+    for own in saved["state"].values():
+        own.update({"step": int(own["step"])} if "step" in own else {})
+    for group in saved["param_groups"]:
+        for key in ("foreach", "maximize", "differentiable", "capturable", "fused"):
+            group.pop(key, None)
+        group.pop("decoupled_weight_decay", None)
+    for side in pair.sides:
+        side.optimizer.load_state_dict(copy.deepcopy(saved))
+    pair.run(range(4, 8))
+    pair.compare()
+
+
+def test_a_checkpoint_of_sgd_may_say_that_there_is_no_momentum_yet() -> None:
+    pair = Pair("SGD", momentum=0.9, dampening=0.5)
+    saved = pair.theirs.optimizer.state_dict()
+    saved["state"] = {i: {"momentum_buffer": None} for i in range(8)}
+    for side in pair.sides:
+        side.optimizer.load_state_dict(copy.deepcopy(saved))
+    pair.run(range(4))
+    pair.compare()
+
+
+@every_class
+def test_a_checkpoint_of_another_dtype_is_rounded(name: str) -> None:
+    """To that of the parameter, as torch does it."""
+    source = Pair(name, torch.float64)
+    source.theirs.run(range(4))
+    pair = Pair(name, torch.float32)
+    for side in pair.sides:
+        side.optimizer.load_state_dict(source.theirs.saved())
+    pair.run(range(4, 8))
+    pair.compare()
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_a_checkpoint_of_sgd_without_steps(momentum: float) -> None:
     pair = Pair("SGD", momentum=momentum, dampening=0.4)
@@ -175,6 +229,21 @@ def test_a_copy_goes_on_by_itself(name: str, copied: Any, steps: int) -> None:
     assert all(map(torch.equal, before, side.parameters))
     side.run(range(steps, steps + 4))
     assert all(map(torch.equal, other.parameters, side.parameters))
+
+
+@pytest.mark.parametrize("copied", [deep_copies, pickled])
+def test_a_copy_steps_in_its_own_backward_pass(copied: Any) -> None:
+    """Once, and the copy alone."""
+    side = Pair("SGD").mine
+    side.optimizer = roofstep.torch.SGD(side.parameters, lr=1.0, step_in_backward=True)
+    other = copied(side)
+    other.optimizer.load_state_dict(side.optimizer.state_dict())
+    before = [p.detach().clone() for p in side.parameters]
+    sum(p.sum() for p in other.parameters).backward()
+    assert all(map(torch.equal, before, side.parameters))
+    for p, q in zip(before, other.parameters, strict=True):
+        assert torch.equal(q, p - 1)
+        assert q.grad is None
 
 
 @every_class

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import chain
 from operator import is_, itemgetter
 from typing import Any
@@ -54,13 +54,15 @@ class Seen:
     """
 
     def __init__(
-        self, owns: Iterable[Own | None], numbers: Sequence[str], arrays: Iterable[str]
+        self, owns: Iterable[Own | None], numbers: Sequence[str], arrays: Collection[str]
     ) -> None:
         self._owns = [*owns]
         held = [own for own in self._owns if own]
         there = [(key, [o for o in held if o.get(key) is not None]) for key in (*arrays, *numbers)]
-        self._lookups = [(itemgetter(key), holders) for key, holders in there]
         self._arrays = sum(len(holders) for key, holders in there if key not in numbers)
+        # torch keeps None where there is no momentum as yet; it has no place, but may be replaced.
+        there += [(key, [o for o in held if key in o and o[key] is None]) for key in arrays]
+        self._lookups = [(itemgetter(key), holders) for key, holders in there]
         self._tensors = self._now()
         self._addresses = self._look(self._tensors)
         self._sizes = self._count()
