@@ -292,7 +292,7 @@ BAD_WITH_STATES: Table = {
         ValueError, MADE_FOR + "float64"),
     "layout": (
         put("last", "data", np.asfortranarray(ones())),
-        ValueError, MADE_FOR + r"\(4, 12\).*set_state_dict"),
+        ValueError, MADE_FOR + r"\(4, 12\).*load_state_dict"),
 }  # fmt: skip
 
 

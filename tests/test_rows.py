@@ -15,7 +15,7 @@ import pytest
 import reference as ref
 import roofstep as rs
 from roofstep import _core
-from test_exact import OPTIMIZERS
+from test_exact import CLASSES
 
 Array = np.ndarray[Any, Any]
 Make = Callable[[list[rs.Parameter]], rs.Optimizer]
@@ -326,9 +326,9 @@ def refused(act: Callable[..., Any], *parts: str, kind: Any = ValueError) -> Non
 TAKES_ROWS = {"SGD", "Adagrad", "Adam", "AdamW"}
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", CLASSES)
 def test_all_others_refuse_and_name_those_that_do_not(name: str) -> None:
-    cls = getattr(rs, name)
+    cls = CLASSES[name]
     w = rs.Parameter(np.ones((3, 2)), "w")
     optimizer = cls(learning_rate=0.01, parameters=[w])
     w.grad = rows(1)
