@@ -133,4 +133,4 @@ def as_numbers(rows: Any) -> Array:
 def count_writes(tensors: list[Any]) -> None:
     """Tell torch, all of whose tensors these are, that their memory has been written."""
     if tensors:
-        importlib.import_module("roofstep.torch.tensors").count_writes(tensors)
+        sys.modules["roofstep.torch.tensors"].count_writes(tensors)

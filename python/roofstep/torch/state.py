@@ -34,13 +34,13 @@ class Row:
 
     def read(self) -> None:
         """Take over what a user has written into the state since it was shown."""
-        if not np.array_equal(self._shown, self._last):
+        if self._shown.tobytes() != self._last:
             self.numbers[...] = self._shown
 
     def show(self) -> None:
         """Show the numbers, which keep no more digits than a checkpoint will have."""
         self._shown[...] = self.numbers
-        self._last = self._shown.copy()
+        self._last = self._shown.tobytes()
         self.numbers[...] = self._shown
 
 
