@@ -46,8 +46,8 @@ void SparseGradient::check(const Settings& settings, const Array& param) const {
   const Subject values_subject{values_role, subject_.name};
   if (settings.absent == Absent::refused) {
     refuse(subject_, "a dense one, as by this optimizer all rows are moved", "a sparse one",
-           "pass its to_dense(), or make the layer with sparse=False; SGD, Adagrad, Adam and AdamW "
-           "take sparse ones");
+           "pass its to_dense(), or make the layer with sparse=False; of roofstep's own optimizers "
+           "SGD, Adagrad, Adam and AdamW take sparse ones");
   }
   if (settings.absent == Absent::left && settings.average_decay) {
     refuse(subject_, "a dense one, as averages of all weights move", "a sparse one in lazy mode",
