@@ -8,8 +8,8 @@ it as with torch's own. On purpose it differs in this:
 - `load_state_dict` copies; torch's goes on with the tensors of the dict, which are then shared.
 - ``capturable=True``, ``differentiable=True``, complex, half-precision and other devices' tensors
   are refused, and a parameter twice in a group, of which torch warns.
-- Sparse gradients, COO tensors, go into `SGD` without momentum and `Adagrad`, with weight decay too.
-  In the place of torch's SparseAdam, `roofstep.Adam` and `roofstep.AdamW` have ``lazy_mode``.
+- `SGD` without momentum and `Adagrad` take sparse gradients, COO tensors, with weight decay too. In
+  the place of torch's SparseAdam, `roofstep.Adam` and `roofstep.AdamW` have ``lazy_mode``.
 - `Adagrad` honours ``initial_accumulator_value`` of a group. `ASGD` shows ``mu`` in its state, but
   has it from the step and ``t0``, so that editing it does nothing.
 """
