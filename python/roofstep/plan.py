@@ -44,6 +44,8 @@ class Kind:
     settings: _core.Settings
     group: Group
     multiplier: float
+    scale: float
+    bounds: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -234,24 +236,12 @@ def make(
             norm = clip.norm(shared_norms) if is_fused(clip) else None
             if norm is not None:
                 norms[id(norm)] = norm
-            low, high = clip.bounds if is_fused(clip) else (-math.inf, math.inf)
+            bounds = clip.bounds if is_fused(clip) else (-math.inf, math.inf)
             multiplier = family._multiplier(name, parameter)
-            key = (id(group), l1, l2, decay, low, high, scale, multiplier)
+            key = (id(group), l1, l2, decay, bounds, scale, multiplier)
             if key not in kinds:
-                settings = _core.Settings(
-                    rule,
-                    fields,
-                    l1=l1,
-                    l2=l2,
-                    decay=decay,
-                    scale=scale,
-                    clip_min=low,
-                    clip_max=high,
-                    adapts=family._adapts(group, l2, decay),
-                    average_decay=group["average_decay"],
-                    absent=family._absent(group),
-                )
-                kinds[key] = Kind(settings, group, multiplier)
+                settings = settings_of(family, group, (l1, l2, decay), scale, bounds)
+                kinds[key] = Kind(settings, group, multiplier, scale, bounds)
             held = _held(kept, states.get(name, {}), rule, name)
             entries[name] = (name, parameter.walked, kinds[key].settings, norm, held)
     return Plan(
@@ -267,6 +257,30 @@ def make(
         revision,
         looks,
         seen,
+    )
+
+
+def settings_of(
+    family: Family,
+    group: Group,
+    decays: tuple[float, float, float],
+    scale: float,
+    bounds: tuple[float, float],
+) -> _core.Settings:
+    """What the kernels are told of parameters of this group, but for the learning rate."""
+    l1, l2, decay = decays
+    return _core.Settings(
+        family._rule(group),
+        family._fields(group),
+        l1=l1,
+        l2=l2,
+        decay=decay,
+        scale=scale,
+        clip_min=bounds[0],
+        clip_max=bounds[1],
+        adapts=family._adapts(group, l2, decay),
+        average_decay=group["average_decay"],
+        absent=family._absent(group),
     )
 
 

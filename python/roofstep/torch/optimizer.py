@@ -283,23 +283,26 @@ class Optimizer(torch.optim.Optimizer):
         """
         if run.held.still_in(self._watched()):
             return True
-        kinds = run.plan.kinds
-        if run.plan.tasks or not {id(k.group["of"]) for k in kinds} <= {
-            *map(id, self.param_groups)
-        }:
+        if run.plan.tasks:
             return False
-        groups = [self._complete(k.group["of"], k.group["params"]) for k in kinds]
-        for kind, group in zip(kinds, groups, strict=True):
-            same = ("grad_clip", "rescale_grad")
-            if self._rule(group) != self._rule(kind.group) or any(
-                group[key] != kind.group[key] for key in same
-            ):
+        known = {*map(id, self.param_groups)}
+        taken = []
+        for kind in run.plan.kinds:
+            old, of = kind.group, kind.group["of"]
+            changed = [key for key in self._settings if of.get(key) is not old[key]]
+            more = of.get("capturable") or of.get("differentiable") or "maximize" in changed
+            if more or not of.keys() >= {*changed} or id(of) not in known:
                 return False
-        firsts = [{**group, "params": group["params"][:1]} for group in groups]
-        parameters = {str(p.name): p for group in firsts for p in group["params"]}
-        for kind, new in zip(kinds, plan.make(self, firsts, parameters, {}).kinds, strict=True):
-            kind.settings.assign(new.settings)
-        for kind, group in zip(kinds, groups, strict=True):
+            if old["grad_clip"] is not self.grad_clip:
+                return False
+            of |= {key: self._settings[key](key, as_number(key, of[key])) for key in changed}
+            new = {**old, **{key: of[key] for key in changed}}
+            if self._rule(new) != self._rule(old):
+                return False
+            decays = self._decays(new, "", old["params"][0])
+            taken.append((kind, new, plan.settings_of(self, new, decays, kind.scale, kind.bounds)))
+        for kind, group, settings in taken:
+            kind.settings.assign(settings)
             kind.group = group
         run.held = Held(self._watched(), "lr")
         return True
