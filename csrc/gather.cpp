@@ -302,6 +302,10 @@ Entries::Done Entries::step(const std::optional<py::tuple>& gradients, const py:
     } else {
       look(i, found, held);
     }
+    if (step_counts[i] < 0) {
+      refuse({"the step count of parameter ", particulars_[i].name}, "a whole number >= 0",
+             std::to_string(step_counts[i]), "correct the state it was read from");
+    }
     Step now{step_counts[i] + 1, row.settings->hyper.learning_rate, 1};
     if (row.has_ring) {
       const Array& ring = particulars_[i].ring;

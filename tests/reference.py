@@ -530,7 +530,7 @@ def clip_factor(n: float, limit: float) -> float:
     return limit / n if n > limit else 1.0
 
 
-# Norms -----------------------------------------------------------------------------------------
+# Norms.
 
 LANES, BLOCK = 64, 4096
 K = 2.0**-600

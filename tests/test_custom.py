@@ -69,7 +69,7 @@ def by_user(thing: Any) -> Any:
     return UsersClip(thing) if isinstance(thing, rs.ClipGradBase) else UsersDecay(thing)
 
 
-# The bits --------------------------------------------------------------------------------------
+# The bits.
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ def test_a_rescaled_gradient_is_clipped_first_and_decays_last() -> None:
                 assert decay.calls[0][1] == 4
 
 
-# The norm that is told ---------------------------------------------------------------------------
+# The norm that is told.
 
 
 def test_the_norm_of_a_built_in_clip_is_told_where_a_users_decay_follows() -> None:
@@ -266,7 +266,7 @@ def test_the_norm_of_a_built_in_clip_is_told_where_a_users_decay_follows() -> No
     assert optimizer.last_grad_norm == 0
 
 
-# When user's code is called, and with what -----------------------------------------------------
+# When user's code is called, and with what.
 
 
 def test_a_clip_is_called_once_with_all_that_have_it_and_a_gradient() -> None:
@@ -521,7 +521,7 @@ def test_clearing_is_refused_where_it_would_zero_a_parameter() -> None:
         assert (memory == 1).all()
 
 
-# Refusals --------------------------------------------------------------------------------------
+# Refusals.
 
 FIRST_RETURN: Table = {
     "None": (lambda pairs: None, TypeError, "pairs.*got a NoneType.*make it"),
@@ -690,7 +690,7 @@ def test_a_clip_cannot_step_the_optimizer_that_calls_it() -> None:
     assert p.data == 0.5
 
 
-# Copies ----------------------------------------------------------------------------------------
+# Copies.
 
 
 class HalfClip(rs.ClipGradBase):
@@ -723,7 +723,7 @@ def test_an_optimizer_with_users_classes_can_be_copied(way: Any) -> None:
     assert p.data[0] != 1
 
 
-# The built-in ones, called -----------------------------------------------------------------------
+# The built-in ones, called.
 
 
 def called(clip: str, arrays: Sequence[Any], gradients: Sequence[Any]) -> None:

@@ -34,7 +34,7 @@ LARGE = (4095, 4096, 4097, 10007, 65537, 300007)  # the last two: chunks, and se
 STEPS = 3
 
 
-# The optimizers --------------------------------------------------------------------------------
+# The optimizers.
 
 
 @dataclass(frozen=True)
@@ -521,7 +521,7 @@ RICH = [
 ]
 
 
-# Numbers ---------------------------------------------------------------------------------------
+# Numbers.
 
 
 def ordinary(rng: np.random.Generator, n: int, dtype: Any) -> np.ndarray:
@@ -622,7 +622,7 @@ def draw(
     return arrays, gradients
 
 
-# The product of everything ---------------------------------------------------------------------
+# The product of everything.
 
 
 def test_every_isa_of_this_cpu_can_be_forced() -> None:
@@ -717,7 +717,7 @@ def test_cuts(case: Case, dtype: Any) -> None:
                 assert same_bits(found, state), (isa, threads, size, name)
 
 
-# Steps -----------------------------------------------------------------------------------------
+# Steps.
 
 
 @pytest.mark.parametrize("case", RICH, ids=str)
@@ -997,7 +997,7 @@ def test_constants_of_any_size(name: str, option: str, constant: float, dtype: A
         assert same_bits(mine[0], arrays[0])
 
 
-# Layouts ---------------------------------------------------------------------------------------
+# Layouts.
 
 SHAPES = st.one_of(
     st.lists(st.integers(0, 5), max_size=4).map(tuple),
@@ -1084,7 +1084,7 @@ def test_zero_dimensions(case: Case, clip: str, dtype: Any) -> None:
     )
 
 
-# Zeroing ---------------------------------------------------------------------------------------
+# Zeroing.
 
 ZEROED = [
     *(Layout((n,), (0,), (1,)) for n in (1, 13, 4097, 70001)),
@@ -1168,7 +1168,7 @@ def test_a_gradient_that_repeats_itself_is_not_zeroed_while_it_is_read(
     check(optimizer, mine, oracle)
 
 
-# Denormals -------------------------------------------------------------------------------------
+# Denormals.
 
 
 class Mode:

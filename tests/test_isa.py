@@ -38,7 +38,7 @@ def output(code: str, **environment: str) -> str:
     return done.stdout.strip()
 
 
-# The ISA ---------------------------------------------------------------------------------------
+# The ISA.
 
 WHICH = "import roofstep._core as c; print(c.isa(), *c.isas())"
 
@@ -80,7 +80,7 @@ print(c.isa())
     assert output(code % ISAS[-1], ROOFSTEP_ISA="no") == ISAS[-1]
 
 
-# Threads ---------------------------------------------------------------------------------------
+# Threads.
 
 THREADS = "import roofstep; print(roofstep.get_num_threads())"
 ON_ONE_CPU = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"

@@ -91,7 +91,7 @@ def run(optimizer: rs.LBFGS, closure: Closure, steps: int) -> Array:
     return point(closure.params)
 
 
-# Minima ----------------------------------------------------------------------------------------
+# Minima.
 
 
 @pytest.mark.parametrize(("dtype", "bar"), [("f8", 1e-7), ("f4", 1e-3)])
@@ -133,7 +133,7 @@ def test_the_first_iterations_by_hand() -> None:
     assert p.data == 0.5 - s / y * 2.0
 
 
-# The inverse Hessian ---------------------------------------------------------------------------
+# The inverse Hessian.
 
 
 def explicit_inverse(pairs: list[tuple[Array, Array]], most: int) -> Array:
@@ -212,7 +212,7 @@ def test_products_do_not_depend_on_blas() -> None:
     assert dot(a[:0], b[:0]) == 0
 
 
-# The line search -------------------------------------------------------------------------------
+# The line search.
 
 
 @pytest.mark.parametrize("function", [rosenbrock, quadratic(np.logspace(0, 3, 8)), logistic])
@@ -304,7 +304,7 @@ def test_a_search_ends(f: Any, length: float) -> None:
     assert found.loss <= f(0.0)[0]
 
 
-# Steps -----------------------------------------------------------------------------------------
+# Steps.
 
 
 @SEARCHES
@@ -489,7 +489,7 @@ def test_a_closure_that_fails_leaves_the_iteration_undone(search: str | None, at
     np.testing.assert_array_equal(run(optimizer, closure, 1), run(other, steady, 1))
 
 
-# Decay -----------------------------------------------------------------------------------------
+# Decay.
 
 
 @SEARCHES
@@ -527,7 +527,7 @@ def test_decay_by_group_and_by_parameter() -> None:
     )
 
 
-# States ----------------------------------------------------------------------------------------
+# States.
 
 
 @SEARCHES
@@ -703,7 +703,7 @@ def test_repr() -> None:
     )
 
 
-# Refusals --------------------------------------------------------------------------------------
+# Refusals.
 
 
 class Own(rs.L2Decay):

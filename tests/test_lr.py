@@ -30,7 +30,7 @@ SCHEDULES = {
 } - {LRScheduler}
 
 
-# The table ----------------------------------------------------------------------------------------
+# The table.
 
 
 class Case:
@@ -323,7 +323,7 @@ def close(rates: list[float], expected: list[float]) -> None:
     np.testing.assert_allclose(rates, expected, rtol=1e-12, atol=0)
 
 
-# What holds for every schedule --------------------------------------------------------------------
+# What holds for every schedule.
 
 
 def test_table_is_complete() -> None:
@@ -489,7 +489,7 @@ def test_any_real_rate(rate: Any) -> None:
     assert type(scheduler()) is float
 
 
-# Refusals -----------------------------------------------------------------------------------------
+# Refusals.
 
 
 @each
@@ -683,7 +683,7 @@ def test_refused_state_changes_nothing(case: Case) -> None:
         )
 
 
-# Single schedules ---------------------------------------------------------------------------------
+# Single schedules.
 
 
 def test_warm_restarts_are_counted_exactly() -> None:
@@ -780,7 +780,7 @@ def test_metric_reaches_through_every_nest() -> None:
     assert (inner.best, inner.last_epoch) == (2.0, 3)
 
 
-# Loading what Paddle saved ------------------------------------------------------------------------
+# Loading what Paddle saved.
 
 
 def test_states_of_paddle_load() -> None:
@@ -810,7 +810,7 @@ def test_states_of_paddle_load() -> None:
     assert advance(scheduler, metric=3) == 0.4
 
 
-# Classes of the user ------------------------------------------------------------------------------
+# Classes of the user.
 
 
 class Halving(LRScheduler):
@@ -857,7 +857,7 @@ def test_subclass_of_the_user() -> None:
     assert resumed.seen == recursive.seen == [0, 1, 2, 3]
 
 
-# Plot and documentation ---------------------------------------------------------------------------
+# Plot and documentation.
 
 
 def test_plot(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,7 +118,7 @@ def resumed(
     return optimizer, parameter
 
 
-# One update ------------------------------------------------------------------------------------
+# One update.
 
 # In ULPs: of the direction, and of each state. Every constant that T rounds, product, sum,
 # quotient and root adds up to half a unit of its own place, up to one of the result's if that
@@ -289,7 +289,7 @@ def test_the_first_update_of_adam_is_the_rate(dtype: Any) -> None:
         assert abs(array[0] - gradient / (gradient + 1e-8)) <= 4 * np.finfo(dtype).eps
 
 
-# Decay and rate --------------------------------------------------------------------------------
+# Decay and rate.
 
 
 DECAYS: dict[str, dict[str, Any]] = {
@@ -338,7 +338,7 @@ def test_move(rule: str, decay: str, dtype: Any) -> None:
     assert 0 < measure_move(rule, decay, dtype) <= LONGER_MOVES.get(rule, BUDGET_MOVE)
 
 
-# Many updates ----------------------------------------------------------------------------------
+# Many updates.
 
 MANY = 1000
 # In ULPs. The parameter rounds a thousand times: a random walk of about sqrt(1000 / 12) = 9.

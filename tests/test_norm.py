@@ -66,7 +66,7 @@ def check(gradients: Sequence[np.ndarray], places: Sequence[tuple[str, int]] = P
     return expected
 
 
-# The bits --------------------------------------------------------------------------------------
+# The bits.
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -189,7 +189,7 @@ def test_both_dtypes_in_one_norm() -> None:
             check(order, [(isa, 1) for isa in ISAS])
 
 
-# The gradients that count ----------------------------------------------------------------------
+# The gradients that count.
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -242,7 +242,7 @@ def test_last_grad_norm_of_several_norms() -> None:
     assert optimizer.last_grad_norm == norms[0]
 
 
-# The clipped gradients -------------------------------------------------------------------------
+# The clipped gradients.
 
 
 def check_clipped(
@@ -318,7 +318,7 @@ def test_each_clip_object_has_a_norm_of_its_own() -> None:
             np.testing.assert_array_equal(array, p, err_msg=pattern)
 
 
-# Layouts ---------------------------------------------------------------------------------------
+# Layouts.
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -347,7 +347,7 @@ def test_elements_count_in_the_memory_order_of_the_parameter(dtype: Any) -> None
     assert differ > 20
 
 
-# The mathematics -------------------------------------------------------------------------------
+# The mathematics.
 
 ROUNDING = 2.0**-24  # of one float32 operation, relative
 

@@ -89,7 +89,7 @@ def plain(saved: dict[str, Any]) -> dict[str, Any]:
     return {k: (v.dtype, v.tolist()) if isinstance(v, np.ndarray) else v for k, v in saved.items()}
 
 
-# Parameters and names --------------------------------------------------------------------------
+# Parameters and names.
 
 
 def test_a_parameter_shares_the_memory_it_is_given() -> None:
@@ -200,7 +200,7 @@ def test_reprs_say_what_is_set() -> None:
     assert repr(one("w")) == "Parameter(name='w', shape=(1,), dtype=float32)"
 
 
-# Groups ----------------------------------------------------------------------------------------
+# Groups.
 
 GROUPS: list[tuple[type[rs.Optimizer], dict[str, Any], dict[str, Any]]] = [
     (rs.SGD, {"weight_decay": 0.5}, {}),
@@ -401,7 +401,7 @@ def test_one_norm_goes_over_all_groups_without_a_clip_of_their_own() -> None:
     assert [float(p.data[0]) for p in (a, b, c, d)] == [1 - 1.5, 1 - 2.0, 1 - 8.0, 1 - 9.0]
 
 
-# Attributes of parameters ----------------------------------------------------------------------
+# Attributes of parameters.
 
 
 def test_clip_then_decay_then_update() -> None:
@@ -459,7 +459,7 @@ def test_adamw_decays_and_scales_by_functions_of_the_user() -> None:
     assert [float(p.data[0]) for p in (a, b, c)] == [0.25, 0.5, 1 - 0.125 * 1.5]
 
 
-# The step --------------------------------------------------------------------------------------
+# The step.
 
 
 @optimizers
@@ -636,7 +636,7 @@ def test_states_can_follow_their_parameter_to_another_layout() -> None:
     assert (p.data == twin.data).all()
 
 
-# Dropping gradients ----------------------------------------------------------------------------
+# Dropping gradients.
 
 
 def test_clear_grad_drops_so_that_nothing_stale_can_move() -> None:
@@ -666,7 +666,7 @@ def test_clear_grad_can_keep_the_buffers() -> None:
     assert p.data == 1 - 0.25 - 0.25 * 0.5
 
 
-# minimize, backward, apply_gradients -----------------------------------------------------------
+# minimize, backward, apply_gradients.
 
 
 class Loss:
@@ -820,7 +820,7 @@ def test_apply_gradients_knows_parameters_by_all_their_names() -> None:
     assert [p.data.tolist() for p in (a, b, c)] == [[1.0], [0.5], [0.5]]
 
 
-# Learning rates --------------------------------------------------------------------------------
+# Learning rates.
 
 
 class Halving:
@@ -944,7 +944,7 @@ def test_a_schedule_may_step_another_optimizer_of_the_same_parameters() -> None:
     assert p.data == 1 - 0.25 - 0.5
 
 
-# Saved states ----------------------------------------------------------------------------------
+# Saved states.
 
 
 class Remembering(Halving):

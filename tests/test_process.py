@@ -117,7 +117,7 @@ def test_two_threads_with_one_optimizer_are_refused() -> None:
     assert np.array_equal(optimizer.parameters[0].data, twin.parameters[0].data)
 
 
-# Modes -----------------------------------------------------------------------------------------
+# Modes.
 
 UPWARD = {"x86_64": 0x800, "aarch64": 0x400000}
 
@@ -148,7 +148,7 @@ def test_rounding_upward_set_by_another_library() -> None:
     assert np.array_equal(*results)
 
 
-# Copies ----------------------------------------------------------------------------------------
+# Copies.
 
 COPIES: dict[str, Callable[[Any], Any]] = {
     "deepcopy": copy.deepcopy,

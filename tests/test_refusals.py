@@ -154,7 +154,7 @@ NOT_IN_PLACE: Table = {
 }
 
 
-# Steps -----------------------------------------------------------------------------------------
+# Steps.
 
 Spoil = Callable[[World], Any]
 WAYS: dict[str, Spoil] = {
@@ -422,7 +422,7 @@ def test_errors_of_the_users_own_code_pass_through(
     assert (params[0].data == 1).all()
 
 
-# Construction ----------------------------------------------------------------------------------
+# Construction.
 
 Make = Callable[[list[rs.Parameter]], Any]
 RATES: Table = {
@@ -807,7 +807,7 @@ def test_a_lr_ratio_out_of_range_names_the_parameter() -> None:
     assert (p.data == 1).all()
 
 
-# Methods that take gradients -------------------------------------------------------------------
+# Methods that take gradients.
 
 
 class Loss:
@@ -970,7 +970,7 @@ def test_an_optimizer_without_parameters_takes_none_in_a_refused_call() -> None:
     assert (q.data == 1 - len(calls)).all()
 
 
-# State dicts -----------------------------------------------------------------------------------
+# State dicts.
 
 
 def changed(**changes: Any) -> Callable[[dict[str, Any]], Any]:

@@ -77,7 +77,7 @@ def nothing_changed(optimizer: rs.Optimizer) -> Iterator[None]:
     assert after == objects
 
 
-# Resuming --------------------------------------------------------------------------------------
+# Resuming.
 
 SCHEDULES: dict[str, Callable[[], Any]] = {
     "number": lambda: None,
@@ -317,7 +317,7 @@ def test_a_shared_clip_of_the_user_is_not_taken_for_two() -> None:
         optimizer.set_state_dict(make(OwnClip(1.0), OwnClip(1.0)).state_dict())
 
 
-# Mismatches ------------------------------------------------------------------------------------
+# Mismatches.
 
 
 def at(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
@@ -466,7 +466,7 @@ def test_a_schedule_of_another_library_that_fails_changes_nothing_else() -> None
         optimizer.set_state_dict(saved)
 
 
-# States of Paddle ------------------------------------------------------------------------------
+# States of Paddle.
 
 # What Paddle has beside the states, and whether its kernel rounds beta to float32.
 POWERS: dict[str, tuple[dict[str, str | float], bool]] = {
@@ -730,7 +730,7 @@ def test_a_schedule_of_paddle(make: Callable[[], Any], entry: dict[str, Any]) ->
         assert resumed() == pytest.approx(walked(), rel=1e-14)
 
 
-# Copies ----------------------------------------------------------------------------------------
+# Copies.
 
 WAYS: dict[str, Callable[[Any], Any]] = {
     "pickle": lambda thing: pickle.loads(pickle.dumps(thing)),

@@ -392,6 +392,50 @@ def test_nothing_is_written_while_jax_reads(offset: int, monkeypatch: pytest.Mon
         assert stale(params, optimizer, 5) > 0
 
 
+@pytest.mark.parametrize("waits", [True, False])
+def test_nothing_is_written_before_jax_has_called_back(
+    waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a function whose result nobody holds, there is a callback to see it."""
+    if not waits:  # and this test would see it
+        monkeypatch.setattr(roofstep.jax, "_wait", lambda: None)
+    params = {"w": placed(0)}
+    optimizer = made(params, rate=1.0)
+    grads = {"w": jax.block_until_ready(jnp.full(params["w"].shape, -1.0))}
+    seen: list[list[float]] = []
+
+    @jax.jit
+    def tell(params: Any, delay: Any) -> None:
+        jax.debug.callback(
+            lambda *bounds: seen.append([*map(float, bounds)]), *evaluate(params, delay)
+        )
+
+    for step in range(20):
+        tell(params, DELAY)
+        roofstep.jax.apply_gradients(optimizer, grads)
+        if waits:
+            assert seen == [[float(i)] * 2 for i in range(step + 1)]
+    jax.effects_barrier()
+    assert (seen == [[float(i)] * 2 for i in range(20)]) == waits
+
+
+def test_two_leaves_of_one_path_are_refused() -> None:
+    one = np.zeros(2, "float32")
+    with pytest.raises(ValueError, match="'a/b': expected a path of its own"):
+        roofstep.jax.parameters({"a/b": one, "a": {"b": one.copy()}})
+    optimizer = made({"a": {"b": one}})
+    gradient = jnp.ones(2)
+    with pytest.raises(ValueError, match="'a/b': expected a path of its own"):
+        roofstep.jax.apply_gradients(optimizer, {"a/b": 2 * gradient, "a": {"b": gradient}})
+    assert not one.any()
+
+
+@pytest.mark.parametrize("swapped", [{"w": np.zeros(1)}, None])
+def test_the_optimizer_comes_first(swapped: Any) -> None:
+    with pytest.raises(TypeError, match="optimizer: expected one of roofstep"):
+        roofstep.jax.apply_gradients(swapped, {"w": jnp.zeros(1)})
+
+
 def test_nothing_of_jax_is_kept() -> None:
     params = tree()
     optimizer = made(params)

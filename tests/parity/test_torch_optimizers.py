@@ -28,7 +28,7 @@ def dtype(request: pytest.FixtureRequest) -> Iterator[torch.dtype]:
     torch.set_default_dtype(before)
 
 
-# Signatures ------------------------------------------------------------------------------------
+# Signatures.
 
 
 def test_every_class_is_here() -> None:
@@ -66,7 +66,7 @@ def test_the_defaults_of_a_group_are_those_of_torch(name: str) -> None:
     assert pair.mine.optimizer.defaults == pair.theirs.optimizer.defaults
 
 
-# Numbers ---------------------------------------------------------------------------------------
+# Numbers.
 
 
 @every_case
@@ -278,7 +278,7 @@ def test_zero_grad(name: str, set_to_none: bool) -> None:
     pair.compare()
 
 
-# Refusals --------------------------------------------------------------------------------------
+# Refusals.
 
 BAD = {
     "lr": -0.1,

@@ -41,7 +41,7 @@ def follow(source: Side, target: Side) -> None:
             p.copy_(q)
 
 
-# Checkpoints -----------------------------------------------------------------------------------
+# Checkpoints.
 
 
 @every_case
@@ -197,7 +197,7 @@ def test_a_checkpoint_of_other_shapes_is_refused() -> None:
     assert not optimizer.state
 
 
-# Copies ----------------------------------------------------------------------------------------
+# Copies.
 
 
 def deep_copies(side: Side) -> Side:
@@ -256,7 +256,7 @@ def test_an_optimizer_that_is_dropped_is_gone(name: str) -> None:
     assert gone() is None
 
 
-# Edits of the state ----------------------------------------------------------------------------
+# Edits of the state.
 
 # ASGD's `mu` follows from `step` and t0: it is shown, and not read. See test_torch_optimizers.py.
 NOT_EDITED = {("ASGD", "mu"), ("ASGD", "step")}
@@ -306,7 +306,7 @@ def test_a_parameter_may_be_given_other_data(name: str) -> None:
     pair.compare()
 
 
-# Hooks -----------------------------------------------------------------------------------------
+# Hooks.
 
 
 @every_class

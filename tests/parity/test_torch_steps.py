@@ -16,7 +16,7 @@ from pairs import OPTIONS, Pair, examples, network
 
 every_class = pytest.mark.parametrize("name", OPTIONS)
 
-# Clipping in the step --------------------------------------------------------------------------
+# Clipping in the step.
 
 
 @every_class
@@ -67,7 +67,7 @@ def test_clipping_each_by_its_norm(name: str) -> None:
     pair.compare(4)
 
 
-# Steps in the backward pass --------------------------------------------------------------------
+# Steps in the backward pass.
 
 
 @every_class

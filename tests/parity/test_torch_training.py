@@ -20,7 +20,7 @@ from pairs import LIBRARIES, OPTIONS, Pair, examples, network
 
 every_class = pytest.mark.parametrize("name", OPTIONS)
 
-# Schedulers ------------------------------------------------------------------------------------
+# Schedulers.
 
 SCHEDULERS: dict[str, Callable[[Any], Any]] = {
     "LambdaLR": lambda o: lrs.LambdaLR(o, lambda epoch: 0.9**epoch),
@@ -113,7 +113,7 @@ def test_a_scheduler_warns_where_it_does_for_torch() -> None:
         scheduler.step()
 
 
-# Mixed precision -------------------------------------------------------------------------------
+# Mixed precision.
 
 
 def close(one: torch.nn.Module, other: torch.nn.Module) -> None:
@@ -178,7 +178,7 @@ def test_the_norm_under_a_scale_is_that_of_the_gradients() -> None:
     assert w.tolist() == [0.5] * 4
 
 
-# Loops -----------------------------------------------------------------------------------------
+# Loops.
 
 
 def train(library: Any, name: str, epochs: int = 3) -> tuple[torch.nn.Module, list[float]]:

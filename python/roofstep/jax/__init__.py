@@ -13,6 +13,7 @@ all that JAX computes. Two things are left to the caller:
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import jax
@@ -39,7 +40,7 @@ def parameters(tree: Any) -> list[Parameter]:
 
     Raises:
         TypeError: a leaf is no NumPy array; the message names its path.
-        ValueError: a leaf cannot be stepped in place.
+        ValueError: a leaf cannot be stepped in place, or two have the same path.
 
     Example:
         >>> import numpy as np, roofstep.jax
@@ -68,10 +69,11 @@ def apply_gradients(optimizer: Optimizer, grads: Any) -> None:
             leaves that parameter as it is.
 
     Raises:
-        TypeError: a gradient is no array, or a tracer: this is called outside `jax.jit`.
-        ValueError: the paths are not those of the parameters, a gradient has another shape or
-            dtype, lies on another device or on several, or was deleted or donated; and as
-            `roofstep.Optimizer.step`. Nothing has been written then.
+        TypeError: ``optimizer`` is none, or a gradient is no array, or a tracer: this is called
+            outside `jax.jit`.
+        ValueError: the paths are not those of the parameters, two leaves have the same, a gradient
+            has another shape or dtype, lies on another device or on several, or was deleted or
+            donated; and as `roofstep.Optimizer.step`. Nothing has been written then.
 
     Example:
         >>> import jax, numpy as np, roofstep.jax
@@ -83,6 +85,12 @@ def apply_gradients(optimizer: Optimizer, grads: Any) -> None:
         >>> params
         {'w': array([ 0.75, -0.5 ], dtype=float32), 'b': array(-0.5, dtype=float32)}
     """
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(
+            f"optimizer: expected one of roofstep, made with "
+            f"parameters=roofstep.jax.parameters(params), got a {type(optimizer).__name__}; the "
+            f"gradients come second"
+        )
     names = optimizer._parameters.keys()
     given = dict(_leaves(grads))
     missing = [name for name in names if name not in given]
@@ -106,10 +114,17 @@ def apply_gradients(optimizer: Optimizer, grads: Any) -> None:
 def _leaves(tree: Any) -> list[tuple[str, Any]]:
     """The leaves with their paths as names, None among them; a bare array is called params."""
     found = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: node is None)
-    return [
+    named = [
         (jax.tree_util.keystr(path, simple=True, separator="/") or "params", leaf)
         for path, leaf in found
     ]
+    counts = Counter(name for name, _ in named)
+    if (twice := next((name for name in counts if counts[name] > 1), None)) is not None:
+        raise ValueError(
+            f"{twice!r}: expected a path of its own for each leaf of a tree, got {counts[twice]} "
+            f"leaves of this one; leave '/' out of the keys"
+        )
+    return named
 
 
 def _require_here(name: str, gradient: jax.Array) -> None:
@@ -139,9 +154,7 @@ def _as_numpy(gradient: Any) -> Any:
 
 
 def _wait() -> None:
-    """Until JAX has computed every array that somebody holds; what nobody sees may go on.
-
-    What has callbacks JAX itself waits for, on the CPU.
-    """
+    """Until JAX has computed every array that somebody holds, and called all that it calls back."""
     for platform in {"cpu", jax.default_backend()}:
         jax.block_until_ready(jax.live_arrays(platform))
+    jax.effects_barrier()

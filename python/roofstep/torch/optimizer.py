@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, repeat
 from operator import is_
 from typing import Any, ClassVar
 
@@ -18,11 +18,21 @@ from roofstep import _core, checks, plan, state, threads
 from roofstep.clip import ClipGradBase, ClipGradByGlobalNorm, as_clip, is_fused
 from roofstep.parameter import Parameter
 from roofstep.plan import Held, Plan
-from roofstep.torch.state import Own, Row, Seen, scalar_dtype
+from roofstep.torch.state import (
+    Own,
+    Row,
+    Seen,
+    as_number,
+    may_change,
+    number_of,
+    scalar_dtype,
+)
 from roofstep.torch.tensors import TorchParameter
 
 Array = np.ndarray[Any, Any]
 Group = dict[str, Any]
+
+SCALING = ("grad_scale", "found_inf")
 
 
 @dataclass
@@ -39,6 +49,7 @@ class Run:
     rows: dict[str, Row]  # what torch keeps as numbers, by its names
     held: Held
     seen: Seen
+    sizes: list[int]  # of the groups
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -85,6 +96,8 @@ class Optimizer(torch.optim.Optimizer):
         self._alone = threads.Alone(type(self).__name__)
         self._runs: dict[int | None, Run] = {}  # by the id of a tensor that is stepped alone
         self._norms: dict[int | None, list[_core.Norm]] = {}
+        self._fresh: set[int] = set()  # ids of tensors that have states and were never stepped
+        self._hooked: set[int] = set()  # ids of tensors that are stepped in backward passes
 
     # What a subclass says.
 
@@ -146,25 +159,36 @@ class Optimizer(torch.optim.Optimizer):
             ids = [id(tensor) for tensor in group["params"]]
             if len({*ids}) != len(ids):
                 raise ValueError("params: a parameter is twice in one group; give each once")
-            for name, (_, tensor) in self._members().items():
-                if id(tensor) in ids:
-                    _core.check_parameter(tensor, name)
+            first = sum(len(other["params"]) for other in self.param_groups[:-1])
+            for i, tensor in enumerate(group["params"]):
+                names = group.get("param_names")
+                _core.check_parameter(tensor, names[i] if names else f"param_{first + i}")
         except BaseException:
             self.param_groups.pop()
             raise
         self._runs.clear()
         self._watch(group["params"])
 
-    def _members(self) -> dict[str, tuple[Group, torch.Tensor]]:
-        """All parameters with their groups, by name."""
+    def _members(self, only: torch.Tensor | None = None) -> dict[str, tuple[Group, torch.Tensor]]:
+        """All parameters with their groups by name, or this one if it is in any."""
+        if only is not None:
+            group = self._group_of(only)
+            return {} if group is None else {"in this backward pass": (group, only)}
         row = [(group, tensor) for group in self.param_groups for tensor in group["params"]]
         names = [*chain.from_iterable(g.get("param_names", ()) for g in self.param_groups)]
         if len({*names}) != len(row):  # none were given, or one twice
             names = [f"param_{i}" for i in range(len(row))]
         return dict(zip(names, row, strict=True))
 
+    def _group_of(self, tensor: torch.Tensor) -> Group | None:
+        groups: list[Group] = self.param_groups
+        for group in groups:
+            if any(map(is_, group["params"], repeat(tensor))):
+                return group
+        return None
+
     def _complete(self, group: Group, parameters: Sequence[TorchParameter]) -> plan.Group:
-        """The group for a plan, every setting checked; in the group they are plain numbers then."""
+        """The group for a plan, every setting checked."""
         for name in ("capturable", "differentiable"):
             if group.get(name):
                 raise ValueError(
@@ -180,18 +204,20 @@ class Optimizer(torch.optim.Optimizer):
                 f"ClipGradByNorm or ClipGradByValue, or leave step_in_backward out"
             )
         self._rate(group)
+        checked = {}
         for key, check in self._settings.items():
             if key not in group:
                 raise ValueError(f"param_groups: a group has no {key!r} any more; put it back")
-            group[key] = check(key, as_number(key, group[key]))
+            checked[key] = check(key, as_number(key, group[key]))
         return {
             "weight_decay": None,
-            **{key: group[key] for key in self._settings},
+            **checked,
             "params": list(parameters),
             "grad_clip": clip,
             "average_decay": None,
             "rescale_grad": -1.0 if group.get("maximize") else 1.0,
             "of": group,
+            "given": {key: group[key] for key in self._settings},
         }
 
     def _rate(self, group: Mapping[str, Any]) -> float:
@@ -218,18 +244,33 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        try:
+            self._step_unless_skipped()
+        except BaseException:
+            for name in SCALING:  # GradScaler would go on from what it had set for this step
+                self.__dict__.pop(name, None)
+            raise
+        return loss
+
+    def _step_unless_skipped(self) -> None:
         # GradScaler sets these two for the time of the step.
-        if as_number("found_inf", getattr(self, "found_inf", None)):
-            return loss
-        grad_scale = as_number("grad_scale", getattr(self, "grad_scale", None)) or 1.0
+        grad_scale, found_inf = (as_number(n, getattr(self, n, None)) for n in SCALING)
         with self._alone:
             if not self._step_in_backward:
-                self._step(None, grad_scale)
-            else:
-                for _, tensor in self._members().values():
-                    if tensor.grad is not None:
-                        self._step(tensor, grad_scale)
-        return loss
+                if not found_inf:
+                    self._step(None, 1.0 if grad_scale is None else grad_scale)
+                return
+            if grad_scale is not None or found_inf is not None:
+                raise ValueError(
+                    "step_in_backward: expected losses that no GradScaler scales, got its step; "
+                    "backward passes have moved the parameters by scaled gradients already, so "
+                    "leave one of the two out"
+                )
+            row = [tensor for group in self.param_groups for tensor in group["params"]]
+            self._watch(row)  # some may have been frozen before
+            for tensor in row:
+                if tensor.grad is not None:
+                    self._step(tensor)
 
     # torch.compile leaves it as it is. (Its public name would import the compiler at once.)
     @torch._disable_dynamo  # type: ignore[untyped-decorator]
@@ -248,22 +289,24 @@ class Optimizer(torch.optim.Optimizer):
         def rate(group: plan.Group) -> float:
             return self._rate(group["of"])
 
-        while missing := run.plan.step(
-            rate, gradients, run.counts, run.numbers, grad_scale=grad_scale
-        ):
-            names = [[*run.parameters][i] for i in missing]
-            # Of a run made anew, as a state may begin with a group's rate, which no run looks at.
-            self._create_states(self._make(tensor, ()), names)
-            run = self._current(tensor, names)
-        self._show(run)
+        try:
+            while missing := run.plan.step(
+                rate, gradients, run.counts, run.numbers, grad_scale=grad_scale
+            ):
+                # A run made anew, as a state may begin with a rate, which no run looks at.
+                self._create_states(self._make(tensor), missing)
+                run = self._current(tensor)
+        finally:
+            self._show(run)
+        self._fresh.difference_update(map(id, run.tensors))
         self._norms[None if tensor is None else id(tensor)] = run.plan.norms + measured
 
-    def _current(self, tensor: torch.Tensor | None, fresh: Collection[str] = ()) -> Run:
-        """The run of all parameters, or of one, as things stand; `fresh` have just got states."""
+    def _current(self, tensor: torch.Tensor | None) -> Run:
+        """The run of all parameters, or of one, as things stand."""
         key = None if tensor is None else id(tensor)
         run = self._runs.get(key)
         if run is None or not self._holds(run, tensor) or not self._settle(run):
-            run = self._runs[key] = self._make(tensor, fresh)
+            run = self._runs[key] = self._make(tensor)
         return run
 
     def _holds(self, run: Run, tensor: torch.Tensor | None) -> bool:
@@ -271,9 +314,9 @@ class Optimizer(torch.optim.Optimizer):
         if not run.seen.still(self._owns(tensor)):
             return False
         if tensor is not None:
-            return True
-        now = [*chain.from_iterable(group["params"] for group in self.param_groups)]
-        return len(now) == len(run.tensors) and all(map(is_, now, run.tensors))
+            return self._group_of(tensor) is run.groups[0]
+        rows = [group["params"] for group in self.param_groups]
+        return [*map(len, rows)] == run.sizes and all(map(is_, chain(*rows), run.tensors))
 
     def _settle(self, run: Run) -> bool:
         """Whether the run has the settings in force, be it by taking over other numbers.
@@ -281,22 +324,25 @@ class Optimizer(torch.optim.Optimizer):
         Some schedules change numbers at every step, and a plan is made in microseconds for each
         parameter.
         """
-        if run.held.still_in(self._watched()):
+        kinds = run.plan.kinds
+        unseen = any(may_change(value) for k in kinds for value in k.group["given"].values())
+        if not unseen and run.held.still_in(self._watched()):
             return True
         if run.plan.tasks:
             return False
         known = {*map(id, self.param_groups)}
         taken = []
-        for kind in run.plan.kinds:
+        for kind in kinds:
             old, of = kind.group, kind.group["of"]
-            changed = [key for key in self._settings if of.get(key) is not old[key]]
+            given = {key: of.get(key) for key in self._settings}
+            changed = {k: v for k, v in given.items() if v is not old["given"][k] or may_change(v)}
             more = of.get("capturable") or of.get("differentiable") or "maximize" in changed
-            if more or not of.keys() >= {*changed} or id(of) not in known:
+            if more or not of.keys() >= given.keys() or id(of) not in known:
                 return False
             if old["grad_clip"] is not self.grad_clip:
                 return False
-            of |= {key: self._settings[key](key, as_number(key, of[key])) for key in changed}
-            new = {**old, **{key: of[key] for key in changed}}
+            checked = {k: self._settings[k](k, as_number(k, v)) for k, v in changed.items()}
+            new = {**old, **checked, "given": given}
             if self._rule(new) != self._rule(old):
                 return False
             decays = self._decays(new, "", old["params"][0])
@@ -313,31 +359,31 @@ class Optimizer(torch.optim.Optimizer):
     def _owns(self, tensor: torch.Tensor | None) -> list[Own | None]:
         return [*self.state.values()] if tensor is None else [self.state.get(tensor)]
 
-    def _make(self, tensor: torch.Tensor | None, fresh: Collection[str]) -> Run:
-        members = {
-            name: (group, one)
-            for name, (group, one) in self._members().items()
-            if tensor is None or one is tensor
-        }
+    def _make(self, tensor: torch.Tensor | None) -> Run:
+        members = self._members(tensor)
         parameters = {name: TorchParameter(one, name) for name, (_, one) in members.items()}
+        of_group: dict[int, list[TorchParameter]] = {}
+        for name, (group, _) in members.items():
+            of_group.setdefault(id(group), []).append(parameters[name])
         groups = [
-            self._complete(group, [parameters[n] for n, (of, _) in members.items() if of is group])
+            self._complete(group, of_group.get(id(group), ()))
             for group in self.param_groups
+            if tensor is None or id(group) in of_group
         ]
-        counts, numbers = np.zeros(len(members), np.int64), np.ones(len(members))
+        counts = np.zeros(len(members), np.int64)
+        scalars = {key: np.ones(len(members)) for key in self._scalars()} | {"step": counts}
         states = {}
         for i, (name, (_, one)) in enumerate(members.items()):
             own = self.state.get(one)
             if own:
                 kept = {s: own[key] for s, key in self._names.items() if own.get(key) is not None}
                 states[name] = kept
-                # Without a count of torch's there is only a first update and the later ones.
-                counts[i] = own["step"] if self._keeps_step else bool(kept) and name not in fresh
-                if self._number:
-                    numbers[i] = own[self._number]
+                for key in self._scalars():
+                    scalars[key][i] = number_of(own, key, name)
+                if not self._keeps_step:  # there is only a first update, and the later ones
+                    counts[i] = bool(kept) and id(one) not in self._fresh
         made = plan.make(self, groups, parameters, states)
-        known = {"step": counts, self._number: numbers}
-        rows = {key: Row(known.get(key, np.ones(len(members)))) for key in self._scalars()}
+        rows = {key: Row(key, scalars[key]) for key in self._scalars()}
         for key, row in rows.items():
             for (_, one), shown in zip(members.values(), row.tensor, strict=True):
                 if self.state.get(one):
@@ -349,27 +395,30 @@ class Optimizer(torch.optim.Optimizer):
             made,
             states,
             counts,
-            numbers,
+            scalars.get(str(self._number), np.ones(len(members))),
             rows,
             Held(self._watched(), "lr"),
             Seen(self._owns(tensor), self._scalars(), self._names.values()),
+            [len(group["params"]) for group in self.param_groups],
         )
 
     def _scalars(self) -> list[str]:
         """torch's names of the numbers that it keeps of each parameter."""
         return [*["step"] * self._keeps_step, *filter(None, [self._number])]
 
-    def _create_states(self, run: Run, names: Sequence[str]) -> None:
+    def _create_states(self, run: Run, indices: Iterable[int]) -> None:
         """New states for parameters that have their first gradient."""
-        made = state.begin(names, run.plan.keeps, run.parameters, run.states)
-        groups = {name: group for name, (group, _) in self._members().items()}
-        for name in names:
-            own = self.state[run.parameters[name].data]
-            first = {"step": 0.0, self._number: self._first_number(groups[name])}
+        positions = {[*run.parameters][i]: i for i in indices}
+        made = state.begin(positions, run.plan.keeps, run.parameters, run.states)
+        for i in positions.values():
+            own = self.state[run.tensors[i]]
+            if all(own.get(key) is None for key in self._names.values()):
+                self._fresh.add(id(run.tensors[i]))
+            first = {"step": 0.0, self._number: self._first_number(run.groups[i])}
             for key in self._scalars():
                 own.setdefault(key, torch.tensor(first.get(key, 1.0), dtype=scalar_dtype()))
         for name, s, array in made:
-            self.state[run.parameters[name].data][self._names[s]] = torch.from_numpy(array)
+            self.state[run.tensors[positions[name]]][self._names[s]] = torch.from_numpy(array)
 
     def _show(self, run: Run) -> None:
         """Lets the state show the numbers after a step."""
@@ -382,7 +431,7 @@ class Optimizer(torch.optim.Optimizer):
 
         It is that over all gradients of which the step took a norm to clip them; None if no norm
         clips, or before the first step. ``ClipGradByGlobalNorm(math.inf)`` measures and never
-        clips.
+        clips. With ``step_in_backward`` it is over the latest gradient of each parameter.
         """
         return plan.combined([*chain.from_iterable(self._norms.values())])
 
@@ -395,14 +444,16 @@ class Optimizer(torch.optim.Optimizer):
 
         def step(tensor: torch.Tensor) -> None:
             optimizer = reference()
-            if optimizer is not None:
+            if optimizer is not None and optimizer._group_of(tensor) is not None:
                 with optimizer._alone:
                     optimizer._step(tensor)
                 tensor.grad = None
 
         for tensor in tensors:
-            if tensor.requires_grad:
-                tensor.register_post_accumulate_grad_hook(step)
+            if tensor.requires_grad and id(tensor) not in self._hooked:
+                handle = tensor.register_post_accumulate_grad_hook(step)
+                weakref.finalize(self, handle.remove)
+                self._hooked.add(id(tensor))
 
     # Checkpoints.
 
@@ -437,13 +488,17 @@ class Optimizer(torch.optim.Optimizer):
             for key in self._names.values():
                 if own.get(key) is None:
                     continue
-                if own[key].shape != parameter.data.shape:
+                is_tensor = isinstance(own[key], torch.Tensor)
+                shape = tuple(own[key].shape) if is_tensor else "no tensor"
+                if shape != parameter.data.shape:
                     raise ValueError(
                         f"state_dict: expected {key!r} of {name} in the shape "
-                        f"{tuple(parameter.data.shape)}, got {tuple(own[key].shape)}; load the "
-                        f"state of an optimizer of the same parameters in the same order"
+                        f"{tuple(parameter.data.shape)}, got {shape}; load the state of an "
+                        f"optimizer of the same parameters in the same order"
                     )
                 kept.setdefault(name, {})[key] = own[key].detach().numpy()
+            for key in self._scalars() if own else ():
+                number_of(own, key, name)
         copies = state.laid_out(kept, parameters)
         new: defaultdict[Any, Own] = defaultdict(dict, owns)  # a user's own entries as they are
         for name, parameter in parameters.items():
@@ -454,15 +509,3 @@ class Optimizer(torch.optim.Optimizer):
                     for key, value in owns[parameter.data].items()
                 }
         return new
-
-
-def as_number(name: str, value: Any) -> Any:
-    """What a tensor of one element holds; all else as it is."""
-    if not isinstance(value, torch.Tensor):
-        return value
-    if value.numel() != 1:
-        raise ValueError(
-            f"{name}: expected a number or a tensor of one element, got one of shape "
-            f"{tuple(value.shape)}; give a group of its own to what differs"
-        )
-    return value.item()

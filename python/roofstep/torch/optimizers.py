@@ -12,7 +12,8 @@ from roofstep import checks
 from roofstep.clip import ClipGradBase
 from roofstep.optimizers import fading, resting
 from roofstep.parameter import Parameter
-from roofstep.torch.optimizer import Group, Optimizer, Run, as_number
+from roofstep.torch.optimizer import Group, Optimizer, Run
+from roofstep.torch.state import as_number
 
 
 def _betas(name: str, value: Any) -> tuple[float, float]:
@@ -64,7 +65,9 @@ class SGD(Optimizer):
             the norm.
         step_in_backward: True updates each parameter inside the backward pass, as soon as its
             gradient is complete, and drops the gradient. Not for a global norm, for gradients
-            added up over several backward passes, or for losses scaled by a GradScaler.
+            added up over several backward passes, for losses scaled by a GradScaler, or for
+            backward passes in several threads at once. What is thawed later takes part from the
+            next `step` on.
 
     Raises:
         TypeError, ValueError: a setting or a parameter is none that can be stepped.
@@ -123,14 +126,14 @@ class SGD(Optimizer):
         super().__init__(params, defaults, grad_clip, step_in_backward)
 
     def _complete(self, group: Group, parameters: Any) -> Group:
-        complete = super()._complete(group, parameters)
-        if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
+        made = super()._complete(group, parameters)
+        if made["nesterov"] and (made["momentum"] == 0 or made["dampening"] != 0):
             raise ValueError(
                 f"nesterov: expected a momentum above 0 and no dampening with it, got "
-                f"momentum={group['momentum']}, dampening={group['dampening']}; set them, or leave "
+                f"momentum={made['momentum']}, dampening={made['dampening']}; set them, or leave "
                 f"nesterov out"
             )
-        return complete
+        return made
 
     def _rule(self, group: Mapping[str, Any]) -> str:
         if group["momentum"] == 0:
@@ -712,7 +715,7 @@ class Adagrad(Optimizer):
         }
         super().__init__(params, defaults, grad_clip, step_in_backward)
         run = self._current(None)  # torch, too, has all states before the first step
-        self._create_states(run, [*run.parameters])
+        self._create_states(run, range(len(run.tensors)))
 
     def share_memory(self) -> None:
         """Move the states to shared memory, for processes that train together."""
@@ -723,7 +726,8 @@ class Adagrad(Optimizer):
         return "adagrad_slowing" if group["lr_decay"] else "adagrad"
 
     def _absent(self, group: Mapping[str, Any]) -> str:
-        return resting(group["eps"])
+        # Without decay torch leaves them, whatever an epsilon of 0 makes of zeros.
+        return resting(group["eps"]) if group["weight_decay"] else "left"
 
     def _fields(self, group: Mapping[str, Any]) -> dict[str, Any]:
         return {"epsilon": group["eps"], "lr_decay": group["lr_decay"]}
@@ -818,10 +822,11 @@ class Rprop(Optimizer):
     r"""Resilient backpropagation, for full batches: steps by the sign of the gradient alone.
 
     .. math::
-        s \leftarrow \begin{cases}
-            \min(\eta^+ s, s_{\max}) & g\, g' > 0 \\
-            \max(\eta^- s, s_{\min}) & g\, g' < 0, \text{ and } g \leftarrow 0 \\
-            s & \text{else}
+        s \leftarrow \operatorname{clip}(\eta s, s_{\min}, s_{\max}), \qquad
+        \eta = \begin{cases}
+            \eta^+ & g\, g' > 0 \\
+            \eta^- & g\, g' < 0, \text{ and then } g \leftarrow 0 \\
+            1 & \text{else}
         \end{cases} \qquad
         p \leftarrow p - \operatorname{sign}(g)\, s
 

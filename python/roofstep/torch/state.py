@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from roofstep import checks
+
 Array = np.ndarray[Any, Any]
 Own = dict[str, Any]  # what is kept of one parameter
 
@@ -23,18 +25,26 @@ class Row:
     """A number of each parameter, and one tensor whose elements show them in the state.
 
     Args:
+        key: what torch calls it.
         numbers: the numbers; they stay where they are.
     """
 
-    def __init__(self, numbers: Array) -> None:
+    def __init__(self, key: str, numbers: Array) -> None:
+        self._key = key
         self.numbers = numbers
         self.tensor = torch.zeros(len(numbers), dtype=scalar_dtype())
         self._shown = self.tensor.numpy()
         self.show()
 
     def read(self) -> None:
-        """Take over what a user has written into the state since it was shown."""
+        """Take over what a user has written into the state since it was shown.
+
+        Raises:
+            ValueError: a number cannot be one of its kind.
+        """
         if self._shown.tobytes() != self._last:
+            for number in self._shown:
+                _require_possible(self._key, float(number), "a parameter")
             self.numbers[...] = self._shown
 
     def show(self) -> None:
@@ -87,3 +97,47 @@ class Seen:
 
     def _count(self) -> list[int]:
         return [*map(len, filter(None, self._owns))]
+
+
+def number_of(own: Own, key: str, name: str) -> float:
+    """A number in what is kept of a parameter.
+
+    Raises:
+        TypeError, ValueError: there is none, or it cannot be one of its kind.
+    """
+    if key not in own:
+        raise ValueError(
+            f"state: expected {key!r} of parameter {name!r} beside its other entries, got none; "
+            f"put it back, or take all of them out to begin anew"
+        )
+    found = as_number(f"state {key!r} of parameter {name!r}", own[key])
+    return _require_possible(key, found, f"parameter {name!r}")
+
+
+def _require_possible(key: str, number: Any, whose: str) -> float:
+    checked = checks.real(f"state {key!r} of {whose}", number)
+    if key == "step" and (checked < 0 or checked != int(checked)):
+        raise ValueError(
+            f"state 'step' of {whose}: expected a whole number >= 0, got {checked}; it counts the "
+            f"updates so far"
+        )
+    return checked
+
+
+def as_number(name: str, value: Any) -> Any:
+    """What a tensor of one element holds; all else as it is."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    if value.numel() != 1:
+        raise ValueError(
+            f"{name}: expected a number or a tensor of one element, got one of shape "
+            f"{tuple(value.shape)}; give a group of its own to what differs"
+        )
+    return value.item()
+
+
+def may_change(value: Any) -> bool:
+    """Whether another number may stand in a setting tomorrow although the object is the same."""
+    if isinstance(value, tuple):
+        return any(map(may_change, value))
+    return isinstance(value, (list, torch.Tensor))
