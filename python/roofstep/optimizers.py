@@ -347,10 +347,11 @@ class Rprop(Optimizer):
     r"""Resilient propagation: a step size for each element, and of its gradient only the sign.
 
     .. math::
-        s \leftarrow \begin{cases}
-            \min(\eta^+ s, s_{\max}) & g\, g' > 0 \\
-            \max(\eta^- s, s_{\min}) & g\, g' < 0, \text{ and } g \leftarrow 0 \\
-            s & \text{else}
+        s \leftarrow \operatorname{clip}(\eta s, s_{\min}, s_{\max}), \qquad
+        \eta = \begin{cases}
+            \eta^+ & g\, g' > 0 \\
+            \eta^- & g\, g' < 0, \text{ and then } g \leftarrow 0 \\
+            1 & \text{else}
         \end{cases}, \qquad
         p \leftarrow p - \operatorname{sign}(g)\, s, \qquad g' \leftarrow g
 
