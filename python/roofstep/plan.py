@@ -59,11 +59,6 @@ class State:
         """The shape of the array for this parameter."""
         return parameter.shape if self.slots is None else (self.slots, *parameter.shape)
 
-    def first(self, parameter: Array) -> Array:
-        """What it holds at first."""
-        begin = parameter if self.begin is None else self.begin
-        return np.array(np.broadcast_to(begin, self.shape(parameter)), parameter.dtype)
-
 
 @dataclass
 class Keeps:
