@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import os
@@ -686,6 +687,42 @@ def test_the_original_error_on_request(log: list[Any]) -> None:
         assert paddle.static.Executor.run is theirs
     with refused(TypeError, "enabled"):
         roofstep.paddle.raise_step_errors(1)  # type: ignore[arg-type]
+
+
+def test_the_original_error_whatever_runs_meanwhile(log: list[Any]) -> None:
+    """Each run raises that of its own program, though another begins or has failed."""
+    clips = [Failing(), Failing()]
+    runs = [Static("SGD", {"grad_clip": clip}, "float32") for clip in clips]
+    for clip, error in zip(clips, (KeyError("first"), KeyError("second")), strict=True):
+        clip.error = error
+    began, executor = [], runs[0].executor
+
+    class Beginning(logging.Handler):
+        """Begins another run, when an error has been noted and before Paddle returns."""
+
+        def emit(self, record: Any) -> None:
+            def begin() -> None:
+                with contextlib.suppress(Exception):  # it does not get far
+                    executor.run(runs[0].main)
+                began.append(record)
+
+            other = threading.Thread(target=begin)
+            other.start()
+            other.join()
+
+    handler = Beginning()
+    with pytest.raises(SystemError):
+        runs[1].advance(0)  # whose error nothing has asked for
+    roofstep.paddle.raise_step_errors()
+    logging.getLogger("roofstep.paddle").addHandler(handler)
+    try:
+        for i in (0, 1, 0):
+            with refused(KeyError, ("first", "second")[i]):
+                runs[i].advance(0)
+    finally:
+        logging.getLogger("roofstep.paddle").removeHandler(handler)
+        roofstep.paddle.raise_step_errors(False)
+    assert len(began) == 3
 
 
 # The order of operators.
