@@ -682,6 +682,10 @@ def test_methods_of_paddles_own_machinery() -> None:
     adam.step()
     assert len(adam.get_opti_var_name_list()) == 4
     assert not hasattr(roofstep.Adam, "get_opti_var_name_list")
+    assert hasattr(adam, "_accumulators")
+    for attribute in ("get_opti_var_name_list", "_accumulators"):
+        text = refused(AttributeError, lambda a=attribute: getattr(roofstep.paddle.Adam(), a))
+        assert "state_dict()" in text
 
 
 # States.

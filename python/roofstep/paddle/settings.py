@@ -61,6 +61,17 @@ def as_clip(name: str, value: Any) -> ClipGradBase:
     return _clips[value]
 
 
+def as_paddles_clip(clip: ClipGradBase | None) -> Any:
+    """A clip of roofstep's as one of Paddle's; one that a user wrote for roofstep as it is."""
+    if type(clip) is ClipGradByValue:
+        return paddle.nn.ClipGradByValue(clip.max, clip.min)
+    if type(clip) is ClipGradByNorm:
+        return paddle.nn.ClipGradByNorm(clip.clip_norm)
+    if type(clip) is ClipGradByGlobalNorm:
+        return paddle.nn.ClipGradByGlobalNorm(clip.clip_norm, clip.group_name, clip.auto_skip_clip)
+    return clip._clip if isinstance(clip, PaddleClip) else clip
+
+
 def _as_clip(name: str, value: Any) -> ClipGradBase:
     if type(value) is paddle.nn.ClipGradByValue:
         return ClipGradByValue(value.max, value.min)
