@@ -694,7 +694,7 @@ class Optimizer:
 
     def _checkpoint(self) -> checkpoint.Checkpoint:
         groups = [self._complete(group) for group in self.param_groups]
-        return checkpoint.Checkpoint(self._learning_rate, self._defaults, groups)
+        return checkpoint.Checkpoint(self._learning_rate, self._complete({}), groups)
 
     def _save(self) -> dict[str, Any]:
         """What the steps so far have left, for a state dict; arrays are copies."""

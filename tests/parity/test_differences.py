@@ -286,6 +286,20 @@ def test_paddles_clips_and_regularizers_are_taken() -> None:
     ]:
         assert stepped(Ours, **given) == stepped(Ours, **same) == stepped(Paddles, **given) != 0.5
     refused(TypeError, lambda: stepped(Paddles, grad_clip=roofstep.ClipGradByNorm(0.5)))
+    for side in SIDES:
+        parameter, clip = one(side), paddle.nn.ClipGradByNorm(0.5)
+        own = optimizer(side, "SGD", [parameter], grad_clip=clip)
+        own.step()
+        clip.clip_norm = 0.25
+        own.step()
+        assert side.value(parameter) == 1 - 0.5 * 0.5 - 0.5 * 0.25
+        if side is Ours:
+            state = own.state_dict()
+            own.set_state_dict(state)
+            clip.clip_norm = 0.5
+            assert own.state_dict()["grad_clips"] == state["grad_clips"]
+    decay = paddle.regularizer.L2Decay(0.5)
+    assert all(name.startswith("_") for name in vars(decay))
 
 
 def test_a_schedule_is_whatever_acts_as_one() -> None:

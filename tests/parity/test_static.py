@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 import logging
 import os
 import re
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -222,8 +224,66 @@ def test_a_clip_of_paddles_in_two_groups_is_one_norm() -> None:
     w.grad, b.grad = np.array([3.0]), np.array([4.0])
     optimizer.step()
     assert optimizer.last_grad_norm == 5.0
-    clip.clip_norm = 2.0
-    assert roofstep.SGD(1.0, rows).param_groups[1]["grad_clip"].clip_norm == 2.0
+    state = optimizer.state_dict()
+    assert [group["grad_clip"] for group in state["param_groups"]] == [0, 0]
+    optimizer.set_state_dict(state)
+    optimizer.step()
+    assert optimizer.last_grad_norm == 5.0
+
+
+class Comparable(paddle.nn.clip.ClipGradBase):  # type: ignore[misc]
+    """A user's for Paddle, who has said when two are equal."""
+
+    seen = 0
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is Comparable
+
+    def _dygraph_clip(self, params_grads: Any) -> Any:
+        self.seen = len(params_grads)
+        return [(p, 0.5 * g) for p, g in params_grads]
+
+
+def test_a_users_clip_for_paddle_is_called_once_and_let_go() -> None:
+    clip = Comparable()
+    tensors = [paddle.create_parameter([2], "float32") for _ in range(2)]
+    optimizer = roofstep.SGD(0.5, [{"params": [t], "grad_clip": clip} for t in tensors])
+    for tensor in tensors:
+        tensor.grad = paddle.ones([2])
+    optimizer.step()
+    assert clip.seen == 2
+    gone = weakref.ref(clip)
+    del clip, optimizer
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_clip_of_paddles_may_change() -> None:
+    """In one step as in the next, in both modes, and in what is saved."""
+    for clip, change in [
+        (paddle.nn.ClipGradByGlobalNorm(1.5), {"clip_norm": 0.5}),
+        (paddle.nn.ClipGradByNorm(1.5), {"clip_norm": 0.5}),
+        (paddle.nn.ClipGradByValue(1.5), {"max": 0.5, "min": -0.25}),
+    ]:
+        settings = {"learning_rate": 1.0, "grad_clip": clip}
+        runs = pair("SGD", settings, "float32")
+        agree(*runs)
+        for name, value in change.items():
+            setattr(clip, name, value)
+        fresh = Dynamic("SGD", settings, "float32")
+        for name, value in runs[1].values().items():
+            fresh.parameters[name].set_value(value)
+        agree(*runs, steps=range(1))
+        fresh.advance(0)
+        assert same_bits(runs[1].values(), fresh.values())
+        state = runs[1].optimizer.state_dict()
+        assert state["grad_clips"] == fresh.optimizer.state_dict()["grad_clips"]
+        assert change.items() <= state["grad_clips"][0].items()
+    clip.max = -1.0
+    before = runs[1].values()
+    with refused(ValueError, "min: expected at most max=-1.0"):
+        runs[1].advance(1)
+    assert same_bits(runs[1].values(), before)
 
 
 def test_averaged_weights() -> None:
