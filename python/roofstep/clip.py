@@ -44,6 +44,14 @@ class ClipGradBase(ABC):
         array([-0.5,  0.5])
     """
 
+    # That of Paddle which it was made from, if it was; made anew from it for every plan.
+    _of_paddle: Any = None
+
+    @property
+    def _identity(self) -> int:
+        """What is the same in clips that are one: given to several groups, it is one norm."""
+        return id(self if self._of_paddle is None else self._of_paddle)
+
     def __call__(self, params_grads: Iterable[tuple[Parameter, Array | None]]) -> list[Pair]:
         """The pairs after clipping; see the class."""
         return self._dygraph_clip(params_grads)
@@ -258,14 +266,16 @@ class ClipGradByGlobalNorm(FusedClip):
 
     def norm(self, shared: dict[int, _core.Norm]) -> _core.Norm:
         """The one norm of this object."""
-        return shared.setdefault(id(self), _core.Norm(self.clip_norm))
+        return shared.setdefault(self._identity, _core.Norm(self.clip_norm))
 
     def __repr__(self) -> str:
         return f"ClipGradByGlobalNorm(clip_norm={self.clip_norm}, group_name={self.group_name!r})"
 
 
 def as_clip(name: str, value: object) -> ClipGradBase | None:
-    """None or a clip as it is, or one of Paddle's as one of ours."""
+    """None or a clip as it is, or one of Paddle's as one of ours, with the settings of now."""
+    if isinstance(value, ClipGradBase) and value._of_paddle is not None:
+        value = value._of_paddle
     if value is None or isinstance(value, ClipGradBase):
         return value
     if (theirs := libraries.settings(value)) is not None:

@@ -43,7 +43,7 @@ def regularizer_of(group: Mapping[str, Any], parameter: Parameter) -> WeightDeca
 
 
 def clips(groups: Iterable[Mapping[str, Any]]) -> set[int]:
-    """The ids of the clips that the pass leaves to Python for all their parameters.
+    """The identities of the clips that the pass leaves to Python for all their parameters.
 
     They are the users', and a global norm where a user's regularizer comes after it for one of its
     parameters: the norm needs the gradients of all.
@@ -56,7 +56,7 @@ def clips(groups: Iterable[Mapping[str, Any]]) -> set[int]:
                 continue
             is_global = isinstance(clip, ClipGradByGlobalNorm)
             if not is_fused(clip) or (is_global and regularizer_of(group, parameter) is not None):
-                found.add(id(clip))
+                found.add(clip._identity)
     return found
 
 
@@ -85,7 +85,7 @@ def prepare(
     by_clip: dict[int, dict[int, Task]] = {}
     for i, task in tasks.items():
         if task.clip is not None:
-            by_clip.setdefault(id(task.clip), {})[i] = task
+            by_clip.setdefault(task.clip._identity, {})[i] = task
     for of_clip in by_clip.values():
         norms += _clip(of_clip, made)
     for i, task in tasks.items():

@@ -640,13 +640,14 @@ class Optimizer:
 
         Returns:
             Arrays: ``{parameter}_{state}_0`` and ``{parameter}_step_0`` for every parameter that
-            has been stepped. The rest is plain data, which survives json: ``learning_rate``, the
-            number, or ``LR_Scheduler``, the state of the schedule; ``param_groups``, a list of
-            dicts with the names of their ``params`` and their settings; ``defaults``, what a group
-            takes that leaves a setting out; ``grad_clips``, the clips, to which the settings
-            ``grad_clip`` point by position. Functions are left out, and of a clip or regularizer
-            of your own there is the name of its class alone. pickle takes it whole; or give the
-            arrays to `numpy.savez` and the rest to json, and join the two again.
+            has been stepped; an average that has not begun is left out. The rest is plain data,
+            which survives json: ``learning_rate``, the number, or ``LR_Scheduler``, the state of
+            the schedule; ``param_groups``, a list of dicts with the names of their ``params`` and
+            their settings; ``defaults``, what a group takes that leaves a setting out;
+            ``grad_clips``, the clips, to which the settings ``grad_clip`` point by position.
+            Functions are left out, and of a clip or regularizer of your own there is the name of
+            its class alone. pickle takes it whole; or give the arrays to `numpy.savez` and the
+            rest to json, and join the two again.
 
         Raises:
             TypeError, ValueError: a setting was edited to a bad value.
@@ -693,7 +694,7 @@ class Optimizer:
 
     def _checkpoint(self) -> checkpoint.Checkpoint:
         groups = [self._complete(group) for group in self.param_groups]
-        return checkpoint.Checkpoint(self._learning_rate, self._defaults, groups)
+        return checkpoint.Checkpoint(self._learning_rate, self._complete({}), groups)
 
     def _save(self) -> dict[str, Any]:
         """What the steps so far have left, for a state dict; arrays are copies."""

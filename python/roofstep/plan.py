@@ -59,11 +59,6 @@ class State:
         """The shape of the array for this parameter."""
         return parameter.shape if self.slots is None else (self.slots, *parameter.shape)
 
-    def first(self, parameter: Array) -> Array:
-        """What it holds at first."""
-        begin = parameter if self.begin is None else self.begin
-        return np.array(np.broadcast_to(begin, self.shape(parameter)), parameter.dtype)
-
 
 @dataclass
 class Keeps:
@@ -115,7 +110,7 @@ class Plan:
     tasks: dict[int, custom.Task]  # by the position of the parameter; nearly always none
     _held: Held
     _revision: int
-    _looks: list[Callable[[], Any]]  # for settings that change without notice; see Parameter.watch
+    _looks: list[Callable[[], Any]]  # for settings that change without notice; see `_looks`
     _seen: list[Any]  # what these gave
 
     def prepare(
@@ -207,7 +202,7 @@ def make(
     rows = members(groups, parameters)
     held_now = Held(groups, "learning_rate")
     revision = Parameter.revision
-    looks = _looks(parameters.values())
+    looks = _looks(groups, parameters.values())
     seen = [look() for look in looks]  # first, so that nothing changes unseen meanwhile
     entries: dict[str, tuple[Any, ...]] = {}
     keeps: dict[str, Keeps] = {}
@@ -228,7 +223,8 @@ def make(
             l1, l2, decay = family._decays(group, name, parameter)
             scale = group.get("rescale_grad", 1.0)
             regularizer = custom.regularizer_of(group, parameter)
-            if regularizer is not None or id(clip) in left_to_python:
+            by_python = clip is not None and clip._identity in left_to_python
+            if regularizer is not None or by_python:
                 tasks[name] = custom.Task(name, parameter, clip, scale, regularizer)
                 clip = None
             if regularizer is not None:
@@ -284,11 +280,17 @@ def settings_of(
     )
 
 
-def _looks(parameters: Iterable[Parameter]) -> list[Callable[[], Any]]:
+def _looks(groups: Iterable[Group], parameters: Iterable[Parameter]) -> list[Callable[[], Any]]:
     rows: dict[type[Parameter], list[Any]] = {}
     for parameter in parameters:
         rows.setdefault(type(parameter), []).append(parameter.walked)
-    return [look for cls, walked in rows.items() if (look := cls.watch(walked))]
+    of_paddle = {
+        clip._identity: vars(clip._of_paddle).copy  # its settings are attributes
+        for group in groups
+        if is_fused(clip := group.get("grad_clip")) and clip._of_paddle is not None
+    }
+    of_parameters = (look for cls, walked in rows.items() if (look := cls.watch(walked)))
+    return [*of_parameters, *of_paddle.values()]
 
 
 def _keeps(

@@ -286,6 +286,20 @@ def test_paddles_clips_and_regularizers_are_taken() -> None:
     ]:
         assert stepped(Ours, **given) == stepped(Ours, **same) == stepped(Paddles, **given) != 0.5
     refused(TypeError, lambda: stepped(Paddles, grad_clip=roofstep.ClipGradByNorm(0.5)))
+    for side in SIDES:
+        parameter, clip = one(side), paddle.nn.ClipGradByNorm(0.5)
+        own = optimizer(side, "SGD", [parameter], grad_clip=clip)
+        own.step()
+        clip.clip_norm = 0.25
+        own.step()
+        assert side.value(parameter) == 1 - 0.5 * 0.5 - 0.5 * 0.25
+        if side is Ours:
+            state = own.state_dict()
+            own.set_state_dict(state)
+            clip.clip_norm = 0.5
+            assert own.state_dict()["grad_clips"] == state["grad_clips"]
+    decay = paddle.regularizer.L2Decay(0.5)
+    assert all(name.startswith("_") for name in vars(decay))
 
 
 def test_a_schedule_is_whatever_acts_as_one() -> None:
@@ -682,6 +696,10 @@ def test_methods_of_paddles_own_machinery() -> None:
     adam.step()
     assert len(adam.get_opti_var_name_list()) == 4
     assert not hasattr(roofstep.Adam, "get_opti_var_name_list")
+    assert hasattr(adam, "_accumulators")
+    for attribute in ("get_opti_var_name_list", "_accumulators"):
+        text = refused(AttributeError, lambda a=attribute: getattr(roofstep.paddle.Adam(), a))
+        assert "state_dict()" in text
 
 
 # States.
@@ -940,7 +958,8 @@ def test_every_run_makes_the_update() -> None:
         run.advance(0)
         assert error(run.values()["matrix"], before["matrix"]) > 0.1
     assert "fetch_list" not in refused(TypeError, theirs.advance, 0, [theirs.result])
-    assert "fetch_list=[loss]" in refused(TypeError, ours.advance, 0, [ours.result])
+    for fetched in ([ours.result], [ours.result[0]], ours.result[0]):
+        assert "fetch_list=[loss]" in refused(TypeError, ours.advance, 0, fetched)
     for run in (theirs, ours):
         refused(TypeError, lambda run=run: run.main.clone(for_test=True))
 
@@ -967,6 +986,35 @@ def test_states_belong_to_an_optimizer_and_its_weights() -> None:
             assert "another scope" in str(run.optimizer.last_error)
         else:
             run.advance(1)
+
+
+def test_a_program_is_saved_by_its_values(tmp_path: Path) -> None:
+    theirs, ours, again = (
+        static(side, "Momentum", learning_rate=0.5) for side in (StaticOfPaddle, Static, Static)
+    )
+    with static_mode(), paddle.static.scope_guard(theirs.scope):
+        paddle.static.save(theirs.main, str(tmp_path / "theirs"))
+    ours.advance(0)
+    model, state = str(tmp_path / "model.pdparams"), str(tmp_path / "model.pdopt")
+    with static_mode(), paddle.static.scope_guard(ours.scope):
+        refused(ValueError, paddle.static.save, ours.main, str(tmp_path / "ours"))
+        paddle.save(ours.main.state_dict("param"), model)
+        paddle.save(ours.optimizer.state_dict(), state)
+        inputs = [op.result(0) for op in ours.main.global_block().ops if op.name() == "pd_op.data"]
+        path = str(tmp_path / "inference")
+        paddle.static.save_inference_model(
+            path, inputs, [ours.loss], ours.executor, program=ours.main
+        )
+        program, _, _ = paddle.static.load_inference_model(path, ours.executor)
+        assert not any("roofstep" in op.name() for op in program.global_block().ops)
+    with static_mode(), paddle.static.scope_guard(again.scope):
+        again.main.set_state_dict(paddle.load(model), paddle.static.global_scope())
+        again.optimizer.set_state_dict(paddle.load(state))
+    for step in range(1, 4):
+        for run in (ours, again):
+            run.advance(step)
+        for name, value in ours.values().items():
+            np.testing.assert_array_equal(value, again.values()[name])
 
 
 def test_programs_of_the_former_ir_are_refused() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,23 @@ def test_every_method_of_paddles_is_ours_or_not_there(name: str) -> None:
     for of in (optimizer, cls):
         with refused(AttributeError, name, "has no 'need_refuse'", "documented methods"):
             of.need_refuse()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_attribute_of_paddles_is_ours_or_refused_with_a_sentence(name: str) -> None:
+    theirs, ours = (
+        getattr(of, name, of.Adam)(
+            learning_rate=0.125, parameters=paddle.nn.Linear(2, 1).parameters()
+        )
+        for of in (paddle.optimizer, roofstep.paddle)
+    )
+    absent = {attribute for attribute in vars(theirs) if not hasattr(ours, attribute)}
+    assert {"regularization", "type", "_accumulators", "_master_weights", "helper"} <= absent
+    assert "_learning_rate_map" in absent
+    for attribute in absent:
+        with refused(AttributeError, f"{name} of roofstep.paddle", repr(attribute), "param_groups"):
+            getattr(ours, attribute)
+    assert "_grad_clip" not in absent
 
 
 def test_parameters_are_not_put_in_by_the_back_door() -> None:
@@ -178,6 +196,50 @@ def test_a_schedule_that_callbacks_would_not_step_is_refused() -> None:
     assert optimizer.get_lr() == 0.5
     optimizer.set_lr_scheduler(roofstep.paddle.lr.StepDecay(0.25, 3))
     assert optimizer.get_lr() == 0.25
+
+
+@pytest.mark.parametrize("level", ["O1", "O2"])
+def test_a_model_in_mixed_precision(level: str) -> None:
+    """Of which Paddle leaves float32 on CPUs."""
+    data = Digits()
+    found = []
+    for library in (roofstep.paddle, paddle.optimizer):
+        clip = (roofstep if library is roofstep.paddle else paddle.nn).ClipGradByGlobalNorm(0.5)
+        one = Fitting(library, 0.125, grad_clip=clip)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it makes no effect
+            one.model.prepare(one.optimizer, paddle.nn.CrossEntropyLoss(), amp_configs=level)
+            found.append([one.model.train_batch([data.x], [data.y[:, None]])[0] for _ in range(3)])
+    np.testing.assert_allclose(*found, rtol=1e-5)
+    assert found[0][2] < found[0][0]
+
+
+def test_the_clip_is_shown_to_paddle_as_its_own() -> None:
+    class Own(roofstep.ClipGradBase):
+        def _dygraph_clip(self, params_grads: Any) -> Any:
+            return params_grads
+
+    class Theirs(paddle.nn.clip.ClipGradBase):  # type: ignore[misc]
+        pass
+
+    def shown(clip: Any) -> Any:
+        layer = paddle.nn.Linear(2, 1)
+        return roofstep.paddle.SGD(0.5, layer.parameters(), grad_clip=clip)._grad_clip
+
+    for name, arguments in [
+        ("ClipGradByValue", (0.5, -0.25)),
+        ("ClipGradByNorm", (0.5,)),
+        ("ClipGradByGlobalNorm", (0.5, "group", True)),
+    ]:
+        theirs = getattr(paddle.nn, name)(*arguments)
+        clip = shown(getattr(roofstep, name)(*arguments))
+        assert type(clip) is type(theirs)
+        assert vars(clip) == vars(theirs)
+    for clip in (None, Own(), Theirs()):
+        assert shown(clip) is clip
+    one = Fitting(roofstep.paddle, 0.125, grad_clip=roofstep.ClipGradByValue(0.5))
+    with refused(AssertionError, "ClipGradByNorm and ClipGradByGlobalNorm"):
+        one.model.prepare(one.optimizer, paddle.nn.CrossEntropyLoss(), amp_configs="O2")
 
 
 def test_gradients_are_accumulated() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import gc
 import logging
 import os
 import re
@@ -10,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -221,8 +224,66 @@ def test_a_clip_of_paddles_in_two_groups_is_one_norm() -> None:
     w.grad, b.grad = np.array([3.0]), np.array([4.0])
     optimizer.step()
     assert optimizer.last_grad_norm == 5.0
-    clip.clip_norm = 2.0
-    assert roofstep.SGD(1.0, rows).param_groups[1]["grad_clip"].clip_norm == 2.0
+    state = optimizer.state_dict()
+    assert [group["grad_clip"] for group in state["param_groups"]] == [0, 0]
+    optimizer.set_state_dict(state)
+    optimizer.step()
+    assert optimizer.last_grad_norm == 5.0
+
+
+class Comparable(paddle.nn.clip.ClipGradBase):  # type: ignore[misc]
+    """A user's for Paddle, who has said when two are equal."""
+
+    seen = 0
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is Comparable
+
+    def _dygraph_clip(self, params_grads: Any) -> Any:
+        self.seen = len(params_grads)
+        return [(p, 0.5 * g) for p, g in params_grads]
+
+
+def test_a_users_clip_for_paddle_is_called_once_and_let_go() -> None:
+    clip = Comparable()
+    tensors = [paddle.create_parameter([2], "float32") for _ in range(2)]
+    optimizer = roofstep.SGD(0.5, [{"params": [t], "grad_clip": clip} for t in tensors])
+    for tensor in tensors:
+        tensor.grad = paddle.ones([2])
+    optimizer.step()
+    assert clip.seen == 2
+    gone = weakref.ref(clip)
+    del clip, optimizer
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_clip_of_paddles_may_change() -> None:
+    """In one step as in the next, in both modes, and in what is saved."""
+    for clip, change in [
+        (paddle.nn.ClipGradByGlobalNorm(1.5), {"clip_norm": 0.5}),
+        (paddle.nn.ClipGradByNorm(1.5), {"clip_norm": 0.5}),
+        (paddle.nn.ClipGradByValue(1.5), {"max": 0.5, "min": -0.25}),
+    ]:
+        settings = {"learning_rate": 1.0, "grad_clip": clip}
+        runs = pair("SGD", settings, "float32")
+        agree(*runs)
+        for name, value in change.items():
+            setattr(clip, name, value)
+        fresh = Dynamic("SGD", settings, "float32")
+        for name, value in runs[1].values().items():
+            fresh.parameters[name].set_value(value)
+        agree(*runs, steps=range(1))
+        fresh.advance(0)
+        assert same_bits(runs[1].values(), fresh.values())
+        state = runs[1].optimizer.state_dict()
+        assert state["grad_clips"] == fresh.optimizer.state_dict()["grad_clips"]
+        assert change.items() <= state["grad_clips"][0].items()
+    clip.max = -1.0
+    before = runs[1].values()
+    with refused(ValueError, "min: expected at most max=-1.0"):
+        runs[1].advance(1)
+    assert same_bits(runs[1].values(), before)
 
 
 def test_averaged_weights() -> None:
@@ -240,11 +301,6 @@ def test_averaged_weights() -> None:
 def test_averages_are_of_the_memory_in_use() -> None:
     optimizer = (run := Static("SGD", {"learning_rate": 0.5}, "float32")).optimizer
     optimizer.average_weights(0.5)
-    with refused(RuntimeError, "parameter 'scalar'", "run its program first"):
-        optimizer.average_weights(0.5)
-        optimizer._counts[:] = 1  # as if there were something to be saved
-        optimizer.state_dict()
-    optimizer._counts[:] = 0
     run.advance(0)
     other = paddle.base.core.DenseTensor()
     other.set(np.zeros((3, 5), "float32"), paddle.CPUPlace())
@@ -402,12 +458,17 @@ RATE = {"learning_rate": 0.25}
 def test_what_minimize_returned_cannot_be_fetched() -> None:
     run = Static("SGD", RATE, "float32")
     operators, pairs = run.result
+    feed = {f"grad_of_{n}": g for n, g in gradients(0, "float32").items()}
     before = run.values()
-    for wanted in (run.result, operators):
-        with refused(TypeError, "minimize()", "Every", "makes the update", "fetch_list=[loss]"):
-            run.advance(0, [wanted])
-    with refused(TypeError, "(Value, str)", "Update"):
-        run.advance(0, operators)
+    for wanted in ([run.result], [operators], operators):
+        for fetch_list in (wanted, [run.loss, *wanted]):
+            with (
+                refused(TypeError, "minimize()", "Every", "the update", "fetch_list=[loss]"),
+                static_mode(),
+                paddle.static.scope_guard(run.scope),
+            ):
+                run.executor.run(run.main, feed=feed, fetch_list=fetch_list)
+    assert repr(operators) == f"[Update({', '.join(p.name for p, _ in pairs)})]"
     assert same_bits(run.values(), before)
     # Values may be: those of parameters are of after the update.
     _, row, gradient = run.advance(0, pairs[2])
@@ -549,6 +610,38 @@ def test_a_scope_by_argument() -> None:
     run.optimizer.set_state_dict(saved)
     with refused(RuntimeError, "scope_guard(scope)"), run.optimizer.averaged():
         pass
+    run.scope = scope
+    run.advance(0)  # which is the remedy
+    with run.optimizer.averaged():
+        pass
+
+
+def test_the_remedy_for_a_scope_by_argument() -> None:
+    """The memory is that of the runs before, of which nothing was known."""
+    run = Static("SGD", {"learning_rate": 0.5}, "float32")
+    run.optimizer.average_weights(0.5)
+    feed = {f"grad_of_{n}": g for n, g in gradients(0, "float32").items()}
+    with static_mode():
+        run.executor.run(run.main, feed=feed, fetch_list=[], scope=run.scope)
+    with refused(RuntimeError, "scope_guard(scope)"), run.optimizer.averaged():
+        pass
+    run.advance(0)
+    stepped = run.values()
+    with run.optimizer.averaged():
+        assert not same_bits(run.values(), stepped)
+
+
+def test_states_that_came_late_need_no_values_to_be_saved() -> None:
+    run = Static("Adam", {}, "float32")
+    feed = {f"grad_of_{n}": g for n, g in gradients(0, "float32").items()}
+    with static_mode():
+        run.executor.run(run.main, feed=feed, fetch_list=[], scope=run.scope)
+    plain = run.optimizer.state_dict().keys()
+    run.optimizer.param_groups[0]["amsgrad"] = True
+    run.optimizer.average_weights(0.5)
+    saved = run.optimizer.state_dict()
+    assert {key.partition("_")[2] for key in saved.keys() - plain} == {"moment2_max_0"}
+    np.testing.assert_array_equal(saved["row_moment2_max_0"], np.zeros(SHAPES["row"]))
 
 
 # Errors in a run.
@@ -659,6 +752,42 @@ def test_the_original_error_on_request(log: list[Any]) -> None:
         assert paddle.static.Executor.run is theirs
     with refused(TypeError, "enabled"):
         roofstep.paddle.raise_step_errors(1)  # type: ignore[arg-type]
+
+
+def test_the_original_error_whatever_runs_meanwhile(log: list[Any]) -> None:
+    """Each run raises that of its own program, though another begins or has failed."""
+    clips = [Failing(), Failing()]
+    runs = [Static("SGD", {"grad_clip": clip}, "float32") for clip in clips]
+    for clip, error in zip(clips, (KeyError("first"), KeyError("second")), strict=True):
+        clip.error = error
+    began, executor = [], runs[0].executor
+
+    class Beginning(logging.Handler):
+        """Begins another run, when an error has been noted and before Paddle returns."""
+
+        def emit(self, record: Any) -> None:
+            def begin() -> None:
+                with contextlib.suppress(Exception):  # it does not get far
+                    executor.run(runs[0].main)
+                began.append(record)
+
+            other = threading.Thread(target=begin)
+            other.start()
+            other.join()
+
+    handler = Beginning()
+    with pytest.raises(SystemError):
+        runs[1].advance(0)  # whose error nothing has asked for
+    roofstep.paddle.raise_step_errors()
+    logging.getLogger("roofstep.paddle").addHandler(handler)
+    try:
+        for i in (0, 1, 0):
+            with refused(KeyError, ("first", "second")[i]):
+                runs[i].advance(0)
+    finally:
+        logging.getLogger("roofstep.paddle").removeHandler(handler)
+        roofstep.paddle.raise_step_errors(False)
+    assert len(began) == 3
 
 
 # The order of operators.

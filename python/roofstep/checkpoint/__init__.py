@@ -97,7 +97,7 @@ def match(
     if not ours and paddle.made(saved, rules):
         found = paddle.sort(saved, keeps, rules, optimizer_name, problems)
     else:
-        found = entries.sort(saved, entries.parts(keeps), problems)
+        found = entries.sort(saved, entries.parts(keeps), problems, entries.means(keeps))
     return entries.read(found, parameters, keeps, problems)
 
 

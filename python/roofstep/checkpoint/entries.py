@@ -47,8 +47,12 @@ def save(
         if not counts[i]:
             continue
         own, kept = states.get(name, {}), keeps[name]
-        for s, kind in kept.states.items():  # one may be new since a setting was edited
-            saved[key(name, s)] = own[s].copy() if s in own else kind.first(parameter.live)
+        for s, kind in kept.states.items():
+            if s in own:
+                saved[key(name, s)] = own[s].copy()
+            elif kind.begin is not None:  # it is new since a setting was edited
+                like = parameter.array
+                saved[key(name, s)] = np.full(kind.shape(like), kind.begin, like.dtype)
         saved[key(name, "step")] = np.array(counts[i])
         if kept.number:
             saved[key(name, kept.number)] = np.array(numbers[i])
@@ -57,7 +61,22 @@ def save(
 
 def parts(keeps: Mapping[str, Keeps]) -> Parts:
     """What the entries of a stepped parameter are called: its states, its count, its number."""
-    return {n: (*k.states, "step", *filter(None, [k.number])) for n, k in keeps.items()}
+    return {
+        name: (
+            *(s for s, kind in kept.states.items() if kind.begin is not None),
+            "step",
+            *filter(None, [kept.number]),
+        )
+        for name, kept in keeps.items()
+    }
+
+
+def means(keeps: Mapping[str, Keeps]) -> Parts:
+    """States that begin as the parameter, with its next update, and are not there till then."""
+    return {
+        name: [s for s, kind in kept.states.items() if kind.begin is None]
+        for name, kept in keeps.items()
+    }
 
 
 def owners(parts: Parts, middle: str = "") -> Owners:

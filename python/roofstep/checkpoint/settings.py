@@ -52,9 +52,11 @@ def _plain(settings: Group, clips: list[ClipGradBase]) -> dict[str, Any]:
     for key, value in settings.items():
         if isinstance(value, ClipGradBase):
             # By its place in a list, so that groups which share a norm still share it afterwards.
-            if not any(value is clip for clip in clips):
+            identities = [clip._identity for clip in clips]
+            if value._identity not in identities:
                 clips.append(value)
-            plain[key] = next(i for i, clip in enumerate(clips) if clip is value)
+                identities.append(value._identity)
+            plain[key] = identities.index(value._identity)
         elif key != "params" and not _is_function(value):
             plain[key] = _described(value)
     return plain
@@ -190,7 +192,7 @@ class Reader:
             if not isinstance(description := self._descriptions[place], Mapping):
                 raise ValueError(f"grad_clip: {description!r} in 'grad_clips' is no clip")
             clip = self._same("grad_clip", description, current)
-            if any(clip is other for other in self._clips.values()):
+            if any(clip._identity == other._identity for other in self._clips.values()):
                 raise ValueError(f"grad_clip: {clip!r} is one object here, and was several")
             self._clips[place] = clip
         return self._clips[place]

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import paddle
 
 import roofstep
+from roofstep.paddle.settings import as_paddles_clip
 
 
 class _Absent:
@@ -17,10 +18,15 @@ class _Absent:
         self._name = name
 
     def __get__(self, instance: object, owner: type) -> NoReturn:
-        raise AttributeError(
-            f"{owner.__name__} of roofstep.paddle has no {self._name!r}: it is a step of Paddle's "
-            f"own optimizers; use the documented methods"
-        )
+        raise _absence(owner, self._name)
+
+
+def _absence(owner: type, name: str) -> AttributeError:
+    return AttributeError(
+        f"{owner.__name__} of roofstep.paddle has no {name!r}: what Paddle's own optimizers do and "
+        f"keep is not here; use the documented methods, param_groups and state_dict()",
+        name=name,
+    )
 
 
 class PaddleOptimizer(paddle.optimizer.Optimizer):  # type: ignore[misc]
@@ -58,6 +64,14 @@ class PaddleOptimizer(paddle.optimizer.Optimizer):  # type: ignore[misc]
             raise AttributeError("_parameter_list: use add_param_group(), or make an optimizer")
 
     _param_groups = _parameter_list
+
+    @property
+    def _grad_clip(self) -> Any:
+        """The clip of groups that name none, as Paddle's, which paddle.Model asks for its kind."""
+        return as_paddles_clip(self._defaults["grad_clip"])
+
+    def __getattr__(self, name: str) -> Any:
+        raise _absence(type(self), name)
 
 
 for _name in vars(paddle.optimizer.Optimizer):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import paddle
 
@@ -28,14 +27,11 @@ class PaddleRegularizer(WeightDecayRegularizer):
 class PaddleClip(ClipGradBase):
     """A clip that was written for Paddle: it is called with the tensors themselves."""
 
-    def __init__(self, clip: Any) -> None:
-        self._clip = clip
-
     def _dygraph_clip(self, params_grads: Any) -> Any:
-        return self._clip._dygraph_clip([(param.data, grad) for param, grad in params_grads])
+        return self._of_paddle._dygraph_clip([(param.data, grad) for param, grad in params_grads])
 
     def __repr__(self) -> str:
-        return repr(self._clip)
+        return repr(self._of_paddle)
 
 
 def as_regularizer(name: str, value: Any) -> WeightDecayRegularizer:
@@ -49,16 +45,24 @@ def as_regularizer(name: str, value: Any) -> WeightDecayRegularizer:
     return PaddleRegularizer(value)
 
 
-# One object given to several groups is one norm.
-_clips: WeakKeyDictionary[Any, ClipGradBase] = WeakKeyDictionary()
-
-
 def as_clip(name: str, value: Any) -> ClipGradBase:
-    """A clip of Paddle's as one of roofstep's, the same one each time."""
+    """A clip of Paddle's as one of roofstep's, which knows it: its attributes may be changed."""
     made = _as_clip(name, value)
-    if repr(_clips.get(value)) != repr(made):  # its attributes may be changed
-        _clips[value] = made
-    return _clips[value]
+    made._of_paddle = value
+    return made
+
+
+def as_paddles_clip(clip: ClipGradBase | None) -> Any:
+    """A clip of roofstep's as one of Paddle's; one that a user wrote for roofstep as it is."""
+    if clip is not None and clip._of_paddle is not None:
+        return clip._of_paddle
+    if type(clip) is ClipGradByValue:
+        return paddle.nn.ClipGradByValue(clip.max, clip.min)
+    if type(clip) is ClipGradByNorm:
+        return paddle.nn.ClipGradByNorm(clip.clip_norm)
+    if type(clip) is ClipGradByGlobalNorm:
+        return paddle.nn.ClipGradByGlobalNorm(clip.clip_norm, clip.group_name, clip.auto_skip_clip)
+    return clip
 
 
 def _as_clip(name: str, value: Any) -> ClipGradBase:
@@ -70,4 +74,4 @@ def _as_clip(name: str, value: Any) -> ClipGradBase:
         return ClipGradByGlobalNorm(value.clip_norm, value.group_name, value.auto_skip_clip)
     if isinstance(value, paddle.regularizer.WeightDecayRegularizer):
         raise TypeError(f"{name}: expected a clip, got the regularizer {value}; pass weight_decay=")
-    return PaddleClip(value)
+    return PaddleClip()

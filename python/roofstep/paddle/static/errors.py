@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import functools
+import re
 from typing import Any
 
 import paddle
 
 from roofstep import checks
 
-last: list[BaseException] = []  # that of the last step that failed
+last: dict[str, BaseException] = {}  # by the operators whose last step has failed
 _of_paddle = paddle.static.Executor.run
 
 
 @functools.wraps(_of_paddle)
 def _run(*arguments: Any, **options: Any) -> Any:
-    last.clear()
     try:
         return _of_paddle(*arguments, **options)
-    except SystemError:
-        if not last:
+    except SystemError as of_paddle:
+        named = re.findall(r"roofstep_\w+_\d+", str(of_paddle))
+        error = next((last.pop(name) for name in named if name in last), None)
+        if error is None:
             raise
-        error = last.pop()
     raise error
 
 

@@ -33,8 +33,8 @@ def put_step(optimizer: Optimizer, pairs: list[Pair]) -> None:
     each parameter is reshaped to its shape on the way in, and assigned to itself on the way out.
     """
     ready = [paddle._C_ops.reshape_(value, [*value.shape]) for value, _ in pairs]
-    step = _Step(optimizer, [value.name for value, _ in pairs])
-    done = _put(step, "step", [*ready, *(gradient for _, gradient in pairs)])
+    step = _Step("step", optimizer, [value.name for value, _ in pairs])
+    done = _put(step, [*ready, *(gradient for _, gradient in pairs)])
     for (value, _), written in zip(pairs, done, strict=True):
         paddle._C_ops.assign_out_(written, value)
     for value in (*ready, *done):
@@ -51,13 +51,13 @@ def put_watch(optimizer: Optimizer, startup: Any, names: Sequence[str]) -> None:
     watched = [name for name in names if name in filled]
     if watched:
         with paddle.static.program_guard(startup):
-            _put(_Watch(optimizer, watched), "watch", [filled[name] for name in watched])
+            _put(_Watch("watch", optimizer, watched), [filled[name] for name in watched])
 
 
-def _put(call: _Call, kind: str, inputs: Sequence[Value]) -> list[Value]:
+def _put(call: _Call, inputs: Sequence[Value]) -> list[Value]:
     made: list[Value] = paddle._C_ops._run_python_op(
         *inputs,
-        name=f"roofstep_{kind}_{next(_numbers)}",  # of one name Paddle knows one function alone
+        name=call.operator,
         input_names=[f"in{i}" for i in range(len(inputs))],
         output_names=[f"out{i}" for i in range(call.outputs)],
         attrs={"infer_meta_fn_ptr": call.infer, "fn_ptr": call},
@@ -70,13 +70,17 @@ class _Call:
     """What Paddle calls for an operator; its outputs are its first inputs, as they are.
 
     Args:
+        kind: what the operator does.
         optimizer: whose parameters the inputs are.
         names: theirs, in the order of the inputs.
+
+    Attributes:
+        operator: its name, of which Paddle knows one function alone, and which its errors have.
+        outputs: how many it has.
     """
 
-    outputs: int
-
-    def __init__(self, optimizer: Optimizer, names: Sequence[str]) -> None:
+    def __init__(self, kind: str, optimizer: Optimizer, names: Sequence[str]) -> None:
+        self.operator = f"roofstep_{kind}_{next(_numbers)}"
         self._optimizer, self._names = optimizer, names
         self.outputs = len(names)
 
@@ -86,10 +90,11 @@ class _Call:
                 self._act(tensors)
             except BaseException as error:
                 self._optimizer.last_error = error
-                errors.last[:] = [error]
+                errors.last[self.operator] = error
                 _log.error("%r failed in a run", self._optimizer, exc_info=error)
                 raise
-        self._optimizer.last_error = None
+            self._optimizer.last_error = None
+            errors.last.pop(self.operator, None)
         return tensors[: self.outputs] if self.outputs > 1 else tensors[0]
 
     def infer(self, *tensors: Any) -> Any:

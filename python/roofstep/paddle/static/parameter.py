@@ -105,7 +105,7 @@ class StaticParameter(Parameter):
     def enter(self, tensor: Any) -> None:
         """Is this tensor for the time of a step: Paddle takes its memory from it after that."""
         at = tensor.data_ptr()
-        if at != self._at:
+        if at != self._at or self._scope is None:  # it may be the global scope by now
             scope = paddle.static.global_scope()
             self._scope = scope if _pointer(scope, self.name) == at else None
         if at == self._initialised_at:
