@@ -16,6 +16,12 @@ from roofstep.torch.optimizer import Group, Optimizer, Run
 from roofstep.torch.state import as_number
 
 
+def _defaults(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Of the local variables of a constructor the settings of its groups."""
+    others = ("self", "__class__", "params", "grad_clip", "step_in_backward")
+    return {name: value for name, value in arguments.items() if name not in others}
+
+
 def _betas(name: str, value: Any) -> tuple[float, float]:
     first, second = _two(name, value)
     return checks.fraction(f"{name}[0]", first), checks.fraction(f"{name}[1]", second)
@@ -112,18 +118,7 @@ class SGD(Optimizer):
         grad_clip: ClipGradBase | None = None,
         step_in_backward: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "dampening": dampening,
-            "weight_decay": weight_decay,
-            "nesterov": nesterov,
-            "maximize": maximize,
-            "foreach": foreach,
-            "differentiable": differentiable,
-            "fused": fused,
-        }
-        super().__init__(params, defaults, grad_clip, step_in_backward)
+        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward)
 
     def _complete(self, group: Group, parameters: Any) -> Group:
         made = super()._complete(group, parameters)
@@ -229,20 +224,7 @@ class Adam(_Adaptive):
         grad_clip: ClipGradBase | None = None,
         step_in_backward: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "amsgrad": amsgrad,
-            "maximize": maximize,
-            "foreach": foreach,
-            "capturable": capturable,
-            "differentiable": differentiable,
-            "fused": fused,
-            "decoupled_weight_decay": decoupled_weight_decay,
-        }
-        super().__init__(params, defaults, grad_clip, step_in_backward)
+        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward)
 
     def _rule(self, group: Mapping[str, Any]) -> str:
         return "amsgrad" if group["amsgrad"] else "adam"
@@ -383,19 +365,7 @@ class NAdam(_Adaptive):
         grad_clip: ClipGradBase | None = None,
         step_in_backward: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "momentum_decay": momentum_decay,
-            "decoupled_weight_decay": decoupled_weight_decay,
-            "maximize": maximize,
-            "foreach": foreach,
-            "capturable": capturable,
-            "differentiable": differentiable,
-        }
-        super().__init__(params, defaults, grad_clip, step_in_backward)
+        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward)
 
     def _rule(self, group: Mapping[str, Any]) -> str:
         return "nadam"
@@ -461,18 +431,7 @@ class RAdam(_Adaptive):
         grad_clip: ClipGradBase | None = None,
         step_in_backward: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "maximize": maximize,
-            "foreach": foreach,
-            "capturable": capturable,
-            "decoupled_weight_decay": decoupled_weight_decay,
-            "differentiable": differentiable,
-        }
-        super().__init__(params, defaults, grad_clip, step_in_backward)
+        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward)
 
     def _rule(self, group: Mapping[str, Any]) -> str:
         return "radam"
@@ -531,17 +490,7 @@ class Adamax(_Adaptive):
         grad_clip: ClipGradBase | None = None,
         step_in_backward: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "foreach": foreach,
-            "maximize": maximize,
-            "differentiable": differentiable,
-            "capturable": capturable,
-        }
-        super().__init__(params, defaults, grad_clip, step_in_backward)
+        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward)
 
     def _rule(self, group: Mapping[str, Any]) -> str:
         return "adamax_padded"
@@ -618,19 +567,7 @@ class RMSprop(Optimizer):
         grad_clip: ClipGradBase | None = None,
         step_in_backward: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "alpha": alpha,
-            "eps": eps,
-            "centered": centered,
-            "weight_decay": weight_decay,
-            "capturable": capturable,
-            "foreach": foreach,
-            "maximize": maximize,
-            "differentiable": differentiable,
-        }
-        super().__init__(params, defaults, grad_clip, step_in_backward)
+        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward)
 
     def _rule(self, group: Mapping[str, Any]) -> str:
         over = "over_deviation" if group["centered"] else "over_rms"
@@ -702,18 +639,7 @@ class Adagrad(Optimizer):
         grad_clip: ClipGradBase | None = None,
         step_in_backward: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "lr_decay": lr_decay,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "initial_accumulator_value": initial_accumulator_value,
-            "foreach": foreach,
-            "maximize": maximize,
-            "differentiable": differentiable,
-            "fused": fused,
-        }
-        super().__init__(params, defaults, grad_clip, step_in_backward)
+        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward)
         run = self._current(None)  # torch, too, has all states before the first step
         self._create_states(run, range(len(run.tensors)))
 
@@ -799,17 +725,7 @@ class Adadelta(Optimizer):
         grad_clip: ClipGradBase | None = None,
         step_in_backward: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "rho": rho,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "maximize": maximize,
-            "capturable": capturable,
-            "foreach": foreach,
-            "differentiable": differentiable,
-        }
-        super().__init__(params, defaults, grad_clip, step_in_backward)
+        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward)
 
     def _rule(self, group: Mapping[str, Any]) -> str:
         return "adadelta"
@@ -875,16 +791,7 @@ class Rprop(Optimizer):
         grad_clip: ClipGradBase | None = None,
         step_in_backward: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "etas": etas,
-            "step_sizes": step_sizes,
-            "foreach": foreach,
-            "maximize": maximize,
-            "differentiable": differentiable,
-            "capturable": capturable,
-        }
-        super().__init__(params, defaults, grad_clip, step_in_backward)
+        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward)
 
     def _rule(self, group: Mapping[str, Any]) -> str:
         return "rprop"
@@ -966,18 +873,7 @@ class ASGD(Optimizer):
         grad_clip: ClipGradBase | None = None,
         step_in_backward: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "lambd": lambd,
-            "alpha": alpha,
-            "t0": t0,
-            "weight_decay": weight_decay,
-            "foreach": foreach,
-            "maximize": maximize,
-            "differentiable": differentiable,
-            "capturable": capturable,
-        }
-        super().__init__(params, defaults, grad_clip, step_in_backward)
+        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward)
 
     def _rule(self, group: Mapping[str, Any]) -> str:
         return "averaged_sgd"
@@ -1058,17 +954,7 @@ class Lion(Optimizer):
         grad_clip: ClipGradBase | None = None,
         step_in_backward: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "weight_decay": weight_decay,
-            "maximize": maximize,
-            "foreach": foreach,
-            "capturable": capturable,
-            "differentiable": differentiable,
-            "fused": fused,
-        }
-        super().__init__(params, defaults, grad_clip, step_in_backward)
+        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward)
 
     def _rule(self, group: Mapping[str, Any]) -> str:
         return "lion"
@@ -1140,19 +1026,7 @@ class Lamb(_Adaptive):
         grad_clip: ClipGradBase | None = None,
         step_in_backward: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "always_adapt": always_adapt,
-            "maximize": maximize,
-            "foreach": foreach,
-            "capturable": capturable,
-            "differentiable": differentiable,
-            "fused": fused,
-        }
-        super().__init__(params, defaults, grad_clip, step_in_backward)
+        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward)
 
     def _rule(self, group: Mapping[str, Any]) -> str:
         return "lamb"
@@ -1235,20 +1109,7 @@ class LARS(Optimizer):
         grad_clip: ClipGradBase | None = None,
         step_in_backward: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "trust_coefficient": trust_coefficient,
-            "eps": eps,
-            "always_adapt": always_adapt,
-            "maximize": maximize,
-            "foreach": foreach,
-            "capturable": capturable,
-            "differentiable": differentiable,
-            "fused": fused,
-        }
-        super().__init__(params, defaults, grad_clip, step_in_backward)
+        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward)
 
     def _rule(self, group: Mapping[str, Any]) -> str:
         return "lars"
