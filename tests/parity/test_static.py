@@ -458,12 +458,17 @@ RATE = {"learning_rate": 0.25}
 def test_what_minimize_returned_cannot_be_fetched() -> None:
     run = Static("SGD", RATE, "float32")
     operators, pairs = run.result
+    feed = {f"grad_of_{n}": g for n, g in gradients(0, "float32").items()}
     before = run.values()
-    for wanted in (run.result, operators):
-        with refused(TypeError, "minimize()", "Every", "makes the update", "fetch_list=[loss]"):
-            run.advance(0, [wanted])
-    with refused(TypeError, "(Value, str)", "Update"):
-        run.advance(0, operators)
+    for wanted in ([run.result], [operators], operators):
+        for fetch_list in (wanted, [run.loss, *wanted]):
+            with (
+                refused(TypeError, "minimize()", "Every", "the update", "fetch_list=[loss]"),
+                static_mode(),
+                paddle.static.scope_guard(run.scope),
+            ):
+                run.executor.run(run.main, feed=feed, fetch_list=fetch_list)
+    assert repr(operators) == f"[Update({', '.join(p.name for p, _ in pairs)})]"
     assert same_bits(run.values(), before)
     # Values may be: those of parameters are of after the update.
     _, row, gradient = run.advance(0, pairs[2])

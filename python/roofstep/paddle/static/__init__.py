@@ -39,21 +39,42 @@ def as_parameter(value: Value) -> StaticParameter:
     return StaticParameter(value)
 
 
-class Update:
-    """What stands for the operators that `minimize` has put into a program; it is not fetched."""
+class Written:
+    """The parameters of an `Update`, with a sentence for who tries to fetch it."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
 
     def __repr__(self) -> str:
-        return f"Update({', '.join(self.names)})"
+        return ", ".join(self.names)
 
     def __str__(self) -> str:  # Paddle begins its message with it
         return (
             "What minimize() returned is in fetch_list, and cannot be fetched. Every "
             "Executor.run() of the program makes the update; fetch values, as in "
-            f"fetch_list=[loss]. {self!r}"
+            f"fetch_list=[loss]. Update({self!r})"
         )
+
+
+class Update(tuple[Written]):
+    """What stands for the operators that `minimize` has put into a program; it is not fetched.
+
+    It is a tuple, as a list of results may hold one: what Paddle then refuses, and names, is what
+    is in it.
+    """
+
+    __slots__ = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those of the parameters."""
+        return self[0].names
+
+    def __repr__(self) -> str:
+        return f"Update({self[0]!r})"
+
+    def __str__(self) -> str:
+        return str(self[0])
 
 
 def minimize(
@@ -186,7 +207,7 @@ def _apply(
     with paddle.static.program_guard(program, startup_program):
         operators.put_step(optimizer, pairs)
         operators.put_watch(optimizer, paddle.static.default_startup_program(), names)
-    return [Update(names)]
+    return [Update([Written(names)])]
 
 
 def _take_on(optimizer: Optimizer, values: list[Value]) -> None:
