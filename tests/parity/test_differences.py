@@ -988,6 +988,35 @@ def test_states_belong_to_an_optimizer_and_its_weights() -> None:
             run.advance(1)
 
 
+def test_a_program_is_saved_by_its_values(tmp_path: Path) -> None:
+    theirs, ours, again = (
+        static(side, "Momentum", learning_rate=0.5) for side in (StaticOfPaddle, Static, Static)
+    )
+    with static_mode(), paddle.static.scope_guard(theirs.scope):
+        paddle.static.save(theirs.main, str(tmp_path / "theirs"))
+    ours.advance(0)
+    model, state = str(tmp_path / "model.pdparams"), str(tmp_path / "model.pdopt")
+    with static_mode(), paddle.static.scope_guard(ours.scope):
+        refused(ValueError, paddle.static.save, ours.main, str(tmp_path / "ours"))
+        paddle.save(ours.main.state_dict("param"), model)
+        paddle.save(ours.optimizer.state_dict(), state)
+        inputs = [op.result(0) for op in ours.main.global_block().ops if op.name() == "pd_op.data"]
+        path = str(tmp_path / "inference")
+        paddle.static.save_inference_model(
+            path, inputs, [ours.loss], ours.executor, program=ours.main
+        )
+        program, _, _ = paddle.static.load_inference_model(path, ours.executor)
+        assert not any("roofstep" in op.name() for op in program.global_block().ops)
+    with static_mode(), paddle.static.scope_guard(again.scope):
+        again.main.set_state_dict(paddle.load(model), paddle.static.global_scope())
+        again.optimizer.set_state_dict(paddle.load(state))
+    for step in range(1, 4):
+        for run in (ours, again):
+            run.advance(step)
+        for name, value in ours.values().items():
+            np.testing.assert_array_equal(value, again.values()[name])
+
+
 def test_programs_of_the_former_ir_are_refused() -> None:
     """Paddle makes them if it is told to before it is imported."""
     code = """if True:
