@@ -399,6 +399,14 @@ def test_a_mismatch_changes_nothing(change: Callable[[dict[str, Any]], None], pa
     assert re.search(pattern, refusal(change, optimizer))
 
 
+def test_names_that_do_not_fit_are_in_the_order_of_their_groups() -> None:
+    """Those of layers, say, of which the weights come first, in the saved group as in the other."""
+    rows = [[rs.Parameter(np.ones(1), name) for name in row] for row in (["w", "b"], ["w", "a"])]
+    saved, other = (rs.SGD(0.5, [{"params": row}]) for row in rows)
+    with pytest.raises(ValueError, match=r"holds \['w', 'b'\](?s:.*)here holds \['w', 'a'\]"):
+        other.set_state_dict(saved.state_dict())
+
+
 def test_all_mismatches_are_listed_at_once() -> None:
     names = [
         "rate",

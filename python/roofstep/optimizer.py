@@ -25,7 +25,8 @@ class Optimizer:
 
     A step clips the gradients, decays, and updates, in this order and in one pass over the memory.
     Parameters without a gradient are left as they are, states and step counts included. Everything
-    is checked before the first byte is written. An optimizer belongs to one thread at a time.
+    is checked before the first byte is written. An optimizer belongs to one thread at a time: while
+    one steps it, or runs its program, `state_dict` too is refused in others, with a RuntimeError.
 
     NumPy arrays and the tensors of torch and Paddle may stand side by side. A tensor is called
     ``param_{i}`` by its position, one of Paddle's by its ``name``; what Paddle's ParamAttr put on

@@ -779,6 +779,14 @@ def test_what_a_state_leaves_out_begins_anew() -> None:
             fresh.step()
             after = fresh.state_dict()
             assert (after["a_step_0"], after["b_step_0"]) == (1, 2)
+    averaging = optimizer(Ours, "SGD", [one(Ours)])
+    averaging.average_weights(0.5)
+    averaging.step()
+    state = averaging.state_dict()
+    del state["w_average_0"]
+    averaging.set_state_dict(state)
+    averaging.step()
+    assert averaging.state_dict()["w_average_0"] == (0.5 + 0.0) / 2
 
 
 def test_step_counts_are_kept_as_counts() -> None:

@@ -596,6 +596,26 @@ def test_another_scope_begins_anew_or_is_refused() -> None:
     assert run.optimizer.state_dict()["row_step_0"] == len(STEPS) + 1
 
 
+def test_scopes_by_turns() -> None:
+    """Without states there is nothing that belongs to one scope; an average is a state."""
+    run, alone = (Static("SGD", {"learning_rate": 0.5}, "float32") for _ in range(2))
+    scopes = [run.scope, paddle.static.Scope()]
+    run.scope = scopes[1]
+    run.start()
+    for step in STEPS:
+        alone.advance(step)
+        for run.scope in scopes:
+            run.advance(step)
+            assert same_bits(run.values(), alone.values())
+    run.optimizer.average_weights(0.5)
+    run.advance(0)
+    run.scope = scopes[0]
+    with pytest.raises(SystemError):
+        run.advance(0)
+    with refused(RuntimeError, "another scope", "states belong"):
+        raise run.optimizer.last_error
+
+
 def test_a_scope_by_argument() -> None:
     """Of which nothing is known outside of the run."""
     run, scope = Static("Adam", {}, "float32"), paddle.static.Scope()

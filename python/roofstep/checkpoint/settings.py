@@ -121,11 +121,12 @@ class Reader:
             else:
                 rest = {key: value for key, value in group.items() if key != "params"}
                 found[place] = self._settings(what, rest, current[place])
-        self._problems += [
-            f"a group here holds {sorted(held)}, and none in 'param_groups' holds the same; "
-            f"what came later is to be added after the loading"
-            for held in places
-        ]
+        for place in places.values():
+            own = [names.get(id(p), "") for p in current[place].get("params", ())]
+            self._problems.append(
+                f"a group here holds {own}, and none in 'param_groups' holds the same; what came "
+                f"later is to be added after the loading"
+            )
         return list(found.values())
 
     def learning_rate(self, current: Any) -> tuple[Any, Callable[[Any], object] | None]:

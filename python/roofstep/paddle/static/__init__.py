@@ -65,6 +65,11 @@ class Update(tuple[Written]):
 
     __slots__ = ()
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those of the parameters."""
+        return self[0].names
+
     def __repr__(self) -> str:
         return f"Update({self[0]!r})"
 

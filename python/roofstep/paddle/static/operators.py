@@ -143,7 +143,10 @@ class _Step(_Call):
         optimizer, count = self._optimizer, len(self._names)
         gradients = dict(zip(self._names, tensors[count:], strict=True))
         rows = [*zip(map(self._own, self._names), tensors[:count], strict=True)]
-        self._begin_anew([parameter for parameter, tensor in rows if parameter.is_new(tensor)])
+        held = (bool(optimizer._states.get(name)) for name in self._names)
+        self._begin_anew(
+            [p for (p, tensor), has in zip(rows, held, strict=True) if p.is_new(tensor, has)]
+        )
         try:
             for parameter, tensor in rows:
                 parameter.enter(tensor)

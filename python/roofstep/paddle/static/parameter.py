@@ -83,18 +83,19 @@ class StaticParameter(Parameter):
         """A tensor over the array's memory, for a user's clip or regularizer."""
         return paddle.from_dlpack(array)
 
-    def is_new(self, tensor: Any) -> bool:
+    def is_new(self, tensor: Any, has_states: bool) -> bool:
         """Whether a startup program has made this tensor, in another scope than the last step's.
 
         Raises:
-            RuntimeError: it is another tensor than in the last step, which the states belong to.
+            RuntimeError: it is another tensor than in the last step, and has states, which belong
+                to that.
         """
         at = tensor.data_ptr()
         if self._at in (None, at):
             return False
         if self._initialised_at == at:
             return True
-        if self._scope is None or _pointer(self._scope, self.name) != at:
+        if has_states and (self._scope is None or _pointer(self._scope, self.name) != at):
             raise RuntimeError(
                 f"parameter {self.name!r} was stepped in another scope before, and its states "
                 f"belong to the values there; run the startup program in this scope to begin "
