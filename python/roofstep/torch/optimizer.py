@@ -32,6 +32,7 @@ from roofstep.torch.tensors import TorchParameter
 Array = np.ndarray[Any, Any]
 Group = dict[str, Any]
 
+# What GradScaler sets on an optimizer for the time of a step.
 SCALING = ("grad_scale", "found_inf")
 
 
@@ -97,7 +98,8 @@ class Optimizer(torch.optim.Optimizer):
         self._runs: dict[int | None, Run] = {}  # by the id of a tensor that is stepped alone
         self._norms: dict[int | None, list[_core.Norm]] = {}
         self._fresh: set[int] = set()  # ids of tensors that have states and were never stepped
-        self._hooked: set[int] = set()  # ids of tensors that are stepped in backward passes
+        # What is stepped in backward passes, by its id, which another may have later.
+        self._hooked: dict[int, weakref.ref[torch.Tensor]] = {}
 
     # What a subclass says.
 
@@ -247,13 +249,13 @@ class Optimizer(torch.optim.Optimizer):
         try:
             self._step_unless_skipped()
         except BaseException:
-            for name in SCALING:  # GradScaler would go on from what it had set for this step
+            for name in SCALING:  # it would go on from these in the next step
                 self.__dict__.pop(name, None)
             raise
         return loss
 
     def _step_unless_skipped(self) -> None:
-        # GradScaler sets these two for the time of the step.
+        """Steps what this kind of optimizer steps, unless GradScaler has found an infinity."""
         grad_scale, found_inf = (as_number(n, getattr(self, n, None)) for n in SCALING)
         with self._alone:
             if not self._step_in_backward:
@@ -450,10 +452,11 @@ class Optimizer(torch.optim.Optimizer):
                 tensor.grad = None
 
         for tensor in tensors:
-            if tensor.requires_grad and id(tensor) not in self._hooked:
+            known = self._hooked.get(id(tensor))
+            if tensor.requires_grad and (known is None or known() is not tensor):
                 handle = tensor.register_post_accumulate_grad_hook(step)
                 weakref.finalize(self, handle.remove)
-                self._hooked.add(id(tensor))
+                self._hooked[id(tensor)] = weakref.ref(tensor)
 
     # Checkpoints.
 
