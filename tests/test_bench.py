@@ -152,7 +152,11 @@ def test_loops_compare_blocks_of_one_round() -> None:
 
 @pytest.mark.skipif(not memory.CLEAR.exists(), reason="only Linux tells the peak")
 def test_memory_sees_a_temporary() -> None:
-    """In a process of its own, as the benchmark measures: in this one others come and go."""
+    """In a process of its own, as the benchmark measures: in this one others come and go.
+
+    Linux counts pages in parts for each CPU, and the peak misses what some part has not handed on
+    yet: in one process of some 30 it is a few pages low for good, so that another is asked.
+    """
     code = """
 import numpy as np
 from bench import memory
@@ -160,11 +164,12 @@ size, few = 4 << 20, memory.ALLOWED * memory.PAGE
 step = lambda: np.ones(size, np.uint8)
 for _ in range(3):
     step()
-seen = max(memory.rise(step) for _ in range(memory.STEPS))  # as the benchmark takes it
-nothing = min(memory.rise(lambda: None) for _ in range(memory.STEPS))
-assert abs(seen - size) < few and nothing < few, (seen - size, nothing)
+seen, nothing = memory.rise(step), memory.rise(lambda: None)
+assert 0 <= seen - size < few and nothing < few, (seen - size, nothing)
 """
-    subprocess.run([sys.executable, "-c", code], cwd=Path(memory.__file__).parents[1], check=True)
+    top = Path(memory.__file__).parents[1]
+    runs = (subprocess.run([sys.executable, "-c", code], cwd=top) for _ in range(4))
+    assert any(run.returncode == 0 for run in runs)
 
 
 def test_memory_allows_the_sums_of_norms_and_a_few_pages() -> None:

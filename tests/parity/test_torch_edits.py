@@ -179,3 +179,14 @@ def test_an_optimizer_that_is_gone_leaves_no_hook() -> None:
     w.sum().backward()
     assert (w.item(), w.grad.item()) == (0.0, 1.0)
     assert not w._post_accumulate_grad_hooks
+
+
+def test_what_backward_refuses_is_named() -> None:
+    a, b = leaf(0.0), leaf(0.0)
+    for names in (["first", "second"], None):
+        row = [*zip(names, [a, b], strict=True)] if names else [a, b]
+        optimizer = roofstep.torch.SGD(row, lr=1.0, step_in_backward=True)
+        optimizer.param_groups[0]["lr"] = 1e300  # which float32 cannot hold
+        with pytest.raises(ValueError, match=f"parameter '{names[1] if names else 'param_1'}'"):
+            b.sum().backward()
+        del optimizer

@@ -7,7 +7,7 @@ import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, repeat
+from itertools import chain, repeat, takewhile
 from operator import is_
 from typing import Any, ClassVar
 
@@ -161,10 +161,8 @@ class Optimizer(torch.optim.Optimizer):
             ids = [id(tensor) for tensor in group["params"]]
             if len({*ids}) != len(ids):
                 raise ValueError("params: a parameter is twice in one group; give each once")
-            first = sum(len(other["params"]) for other in self.param_groups[:-1])
             for i, tensor in enumerate(group["params"]):
-                names = group.get("param_names")
-                _core.check_parameter(tensor, names[i] if names else f"param_{first + i}")
+                _core.check_parameter(tensor, self._name(group, i))
         except BaseException:
             self.param_groups.pop()
             raise
@@ -175,12 +173,22 @@ class Optimizer(torch.optim.Optimizer):
         """All parameters with their groups by name, or this one if it is in any."""
         if only is not None:
             group = self._group_of(only)
-            return {} if group is None else {"in this backward pass": (group, only)}
+            if group is None:
+                return {}
+            i = next(i for i, tensor in enumerate(group["params"]) if tensor is only)
+            return {self._name(group, i): (group, only)}
         row = [(group, tensor) for group in self.param_groups for tensor in group["params"]]
         names = [*chain.from_iterable(g.get("param_names", ()) for g in self.param_groups)]
         if len({*names}) != len(row):  # none were given, or one twice
             names = [f"param_{i}" for i in range(len(row))]
         return dict(zip(names, row, strict=True))
+
+    def _name(self, group: Group, i: int) -> str:
+        """That of the group's i-th parameter, for a message."""
+        if "param_names" in group:
+            return str(group["param_names"][i])
+        before = takewhile(lambda other: other is not group, self.param_groups)
+        return f"param_{sum(len(other['params']) for other in before) + i}"
 
     def _group_of(self, tensor: torch.Tensor) -> Group | None:
         groups: list[Group] = self.param_groups
@@ -338,10 +346,10 @@ class Optimizer(torch.optim.Optimizer):
             old, of = kind.group, kind.group["of"]
             given = {key: of.get(key) for key in self._settings}
             changed = {k: v for k, v in given.items() if v is not old["given"][k] or may_change(v)}
-            more = of.get("capturable") or of.get("differentiable") or "maximize" in changed
-            if more or not of.keys() >= given.keys() or id(of) not in known:
+            refused = of.get("capturable") or of.get("differentiable")
+            if refused or "maximize" in changed or not of.keys() >= given.keys():
                 return False
-            if old["grad_clip"] is not self.grad_clip:
+            if id(of) not in known or old["grad_clip"] is not self.grad_clip:
                 return False
             checked = {k: self._settings[k](k, as_number(k, v)) for k, v in changed.items()}
             new = {**old, **checked, "given": given}
