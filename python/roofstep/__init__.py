@@ -4,6 +4,7 @@ from roofstep import lr
 from roofstep._core import version as __version__
 from roofstep.clip import ClipGradBase, ClipGradByGlobalNorm, ClipGradByNorm, ClipGradByValue
 from roofstep.groups import layerwise_lr_decay
+from roofstep.include import get_include
 from roofstep.lbfgs import LBFGS
 from roofstep.optimizer import Optimizer
 from roofstep.optimizers import (
@@ -59,6 +60,7 @@ __all__ = [
     "SelectedRows",
     "WeightDecayRegularizer",
     "__version__",
+    "get_include",
     "get_num_threads",
     "layerwise_lr_decay",
     "lr",
