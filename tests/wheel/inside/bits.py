@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from threading import Thread
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from calls import DOORS, FUNCTIONS, RULES, call
 
 import roofstep as rs
+from calls import DOORS, FUNCTIONS, RULES, call
 
 Array = np.ndarray[Any, Any]
 
@@ -188,18 +188,12 @@ def test_threads_of_the_caller(name: str) -> None:
         for t in (1, 2, 3):
             grad = drawn(rng, (n,), case.dtype)
             assert call("Cython", name, case.values(whole, t, grad=grad, n=n)) == 0
-            statuses = []
-
-            def work(begin: int, end: int, t: int = t, grad: Array = grad) -> None:
-                own = {key: a if a is None else a[begin:end] for key, a in parts.items()}
-                values = case.values(own, t, grad=grad[begin:end], n=end - begin)
-                statuses.append(call("Cython", name, values))
-
-            threads = [Thread(target=work, args=pair) for pair in pairwise(bounds)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            assert statuses == [0] * 4
+            with ThreadPoolExecutor(len(bounds) - 1) as pool:
+                done = [
+                    pool.submit(call, "Cython", name, case.values(own, t, grad=grad[i:j], n=j - i))
+                    for i, j in pairwise(bounds)
+                    for own in [{key: a if a is None else a[i:j] for key, a in parts.items()}]
+                ]
+            assert [future.result() for future in done] == [0] * len(done)
         param, *of_threads = (array for array in parts.values() if array is not None)
         assert same(whole, param, of_threads), case.settings

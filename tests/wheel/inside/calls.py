@@ -61,7 +61,9 @@ def in_c() -> str:
     functions, methods = [], []
     for name, (result, arguments) in FUNCTIONS.items():
         kinds = [FORMATS.get(kind, ("unsigned long long", "K")) for kind in arguments.values()]
-        variables = [f"{kind[0]} {argument};" for kind, argument in zip(kinds, arguments)]
+        variables = [
+            f"{kind} {argument};" for (kind, _), argument in zip(kinds, arguments, strict=True)
+        ]
         passed = [
             f"({kind})(uintptr_t){argument}" if kind.endswith("*") else argument
             for argument, kind in arguments.items()

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from calls import DOORS, FUNCTIONS, RULES, call
 
 OK, BAD_POINTER, BAD_SIZE, BAD_ROWS, BAD_STEP = range(5)

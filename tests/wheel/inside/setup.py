@@ -3,10 +3,10 @@
 import sysconfig
 from pathlib import Path
 
-import calls
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
+import calls
 import roofstep
 
 Path("in_c.c").write_text(calls.in_c())
