@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 PAGE = SOURCE / "docs" / "compiled.md"
 README = SOURCE / "README.md"
 EXAMPLES = SOURCE / "examples" / "compiled"
-TOOLS = ("cffi", "cython", "numba", "pybind11", "pytest", "scikit-learn", "setuptools")
+TOOLS = ("cffi", "cython", "numba", "pybind11", "pytest", "scikit-learn", "setuptools>=77")
 
 
 @pytest.fixture(scope="module")
