@@ -28,8 +28,8 @@ from roofstep.torch.state import (
     scalar_dtype,
 )
 from roofstep.torch.tensors import TorchParameter
+from roofstep.types import Array
 
-Array = np.ndarray[Any, Any]
 Group = dict[str, Any]
 
 # What GradScaler sets on an optimizer for the time of a step.
