@@ -11,8 +11,8 @@ import numpy as np
 
 from roofstep import _core, checks, libraries, threads
 from roofstep.gradients import as_pairs
-from roofstep.parameter import Parameter
-from roofstep.types import Array, Gradient, Pair
+from roofstep.parameter import Gradient, Pair, Parameter
+from roofstep.types import Array
 
 
 class ClipGradBase(ABC):

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from roofstep import _core, checks, libraries, tensors
-from roofstep.parameter import Parameter
-from roofstep.types import Group, Number, Parameters, Steppable
+from roofstep.parameter import Parameter, Parameters, Steppable
+from roofstep.types import Group, Number
 
 
 def layerwise_lr_decay(

@@ -12,22 +12,9 @@ from roofstep import _core, checkpoint, checks, groups, plan, state, tensors, th
 from roofstep.clip import as_clip
 from roofstep.gradients import Directory, Gradients, as_pairs, as_row, differentiate
 from roofstep.libraries import static_graphs
-from roofstep.parameter import Parameter
+from roofstep.parameter import Gradient, Pair, Parameter, Parameters, Steppable, Which
 from roofstep.regularizer import FusedDecay, as_regularizer, decay_of
-from roofstep.types import (
-    Array,
-    Clip,
-    Decay,
-    Gradient,
-    Group,
-    Number,
-    Pair,
-    Parameters,
-    Rate,
-    Schedule,
-    Steppable,
-    Which,
-)
+from roofstep.types import Array, Clip, Decay, Group, Number, Rate, Schedule
 
 
 class Optimizer:

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 from roofstep import checks
 from roofstep.optimizer import Optimizer
-from roofstep.parameter import Parameter
+from roofstep.parameter import Parameter, Parameters
 from roofstep.regularizer import WeightDecayRegularizer
-from roofstep.types import Clip, Decay, Number, Parameters, Rate
+from roofstep.types import Clip, Decay, Number, Rate
 
 
 def _not_yet(**options: bool) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
 from roofstep import _core, checks
 from roofstep.regularizer import WeightDecayRegularizer, as_regularizer
 from roofstep.rows import SelectedRows
-from roofstep.types import Array, Decay
+from roofstep.types import Array, Decay, Group, Readable, Tensor
 
 
 @dataclass(frozen=True)
@@ -191,3 +191,13 @@ class Parameter:
     def __repr__(self) -> str:
         shape = tuple(self.data.shape)
         return f"Parameter(name={self.name!r}, shape={shape}, dtype={self.data.dtype})"
+
+
+# What is taken for a parameter, for all of them or for their groups, for some, and for a gradient.
+Steppable: TypeAlias = Parameter | Array | Tensor
+Parameters: TypeAlias = Iterable[Steppable | Group]
+Which: TypeAlias = Iterable[Steppable | str]
+Gradient: TypeAlias = Readable | SelectedRows
+
+# What is returned: the gradient is of the library that computed it.
+Pair: TypeAlias = tuple[Parameter, Any]

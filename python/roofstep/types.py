@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from roofstep.parameter import Parameter
-    from roofstep.rows import SelectedRows
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -56,14 +52,7 @@ class Tensor(Readable, Protocol):
 
 Rate: TypeAlias = Number | Schedule
 Decay: TypeAlias = Number | Regularizer | None
-Steppable: TypeAlias = "Parameter | Array | Tensor"
-Gradient: TypeAlias = "Readable | SelectedRows"
 
 # Not a TypedDict: the keys are those of the optimizer's class, and a dict that was made before it
 # is given has no such type.
 Group: TypeAlias = Mapping[str, Any]
-Parameters: TypeAlias = "Iterable[Steppable | Group]"
-
-# Of `minimize` and `backward`: some parameters, and what is returned; the gradient is of the library that computed it.
-Which: TypeAlias = "Iterable[Steppable | str]"
-Pair: TypeAlias = "tuple[Parameter, Any]"

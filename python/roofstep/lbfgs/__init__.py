@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar, NoReturn, SupportsFloat
 
@@ -16,9 +16,9 @@ from roofstep.lbfgs.line_search import Trial, Try, strong_wolfe
 from roofstep.lbfgs.progress import Progress, restored
 from roofstep.lbfgs.space import Part, Space
 from roofstep.optimizer import Optimizer
-from roofstep.parameter import Parameter
+from roofstep.parameter import Parameter, Parameters
 from roofstep.regularizer import L1Decay, L2Decay
-from roofstep.types import Array, Decay, Parameters, Rate
+from roofstep.types import Array, Decay, Rate
 
 
 def _line_search(name: str, value: object) -> str:

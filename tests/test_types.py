@@ -1,0 +1,42 @@
+"""The stub of the compiled module says how functions are called, of which stubtest sees nothing."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Iterator
+from math import inf
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import roofstep
+from roofstep import _core
+
+
+def functions(body: list[ast.stmt], path: str = "") -> Iterator[tuple[str, str]]:
+    """The functions and methods of a stub by their paths, but for properties."""
+    for node in body:
+        if isinstance(node, ast.ClassDef):
+            yield from functions(node.body, f"{node.name}.")
+        elif isinstance(node, ast.FunctionDef) and not node.decorator_list:
+            yield path + node.name, ast.unparse(node)
+
+
+STUB = dict(functions(ast.parse(Path(roofstep.__file__).with_name("_core.pyi").read_text()).body))
+
+
+def arguments(definition: str) -> dict[str, tuple[Any, Any]]:
+    """The kinds and defaults of the arguments of a function, by their names."""
+    names: dict[str, Any] = {"inf": inf}
+    exec(f"from __future__ import annotations\n{definition}", names)
+    row = inspect.signature(names.popitem()[1]).parameters
+    return {name: (one.kind, one.default) for name, one in row.items()}
+
+
+@pytest.mark.parametrize("path", STUB)
+def test_arguments_are_those_of_the_stub(path: str) -> None:
+    of_pybind11 = attrgetter(path)(_core).__doc__.split("\n")[0]
+    assert arguments(STUB[path]) == arguments(f"def {of_pybind11}: ...")
