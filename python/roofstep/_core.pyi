@@ -1,5 +1,5 @@
-# Types of the compiled module: the fused update kernels. stubtest holds them against it, but for the
-# arguments of functions, which it cannot read: tests/test_types.py does.
+# Types of the compiled module: the fused update kernels. stubtest holds them against it, but for
+# the arguments of functions, which it cannot read: tests/test_types.py does.
 
 from collections.abc import Sequence
 from math import inf
