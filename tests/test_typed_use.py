@@ -186,9 +186,9 @@ def test_lbfgs() -> None:
     w = roofstep.Parameter(np.array([3.0]))
     optimizer = roofstep.LBFGS(parameters=[w], line_search_fn="strong_wolfe")
 
-    def closure() -> np.float64:
+    def closure() -> float:
         w.grad = 2 * w.data
-        return np.float64((w.data**2).sum())
+        return float((w.data**2).sum())
 
     def forgetful() -> None:
         closure()
