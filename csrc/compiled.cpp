@@ -98,9 +98,10 @@ class Update {
     alignas(64) T sums[most];
     for (Size done = 0; done < width; done += most) {
       const Size n = std::min(most, width - done);
-      std::fill(sums, sums + n, T(0));
-      for (Size from = begin + done; from < end; from += width) {
-        const T* const values = arrays_.grad + from;
+      const T* values = arrays_.grad + begin + done;
+      for (Size j = 0; j < n; ++j) sums[j] = T(0) + values[j];
+      for (Size from = begin + width; from < end; from += width) {
+        values += width;
         for (Size j = 0; j < n; ++j) sums[j] += values[j];
       }
       run(prepared, row + done, sums, n, 0);
