@@ -77,7 +77,7 @@ def test_learning_rates() -> None:
     for rate in (1, 0.5, np.float32(0.5), np.float64(0.5), np.int64(1)):
         roofstep.SGD(rate, [w], weight_decay=rate)
         optimizer.set_lr(rate)
-    plateau = lr.ReduceOnPlateau(0.1)
+    plateau = lr.ReduceOnPlateau(np.float32(0.1))
     optimizer.set_lr_scheduler(plateau)
     plateau.step(np.float32(2.0))
     with pytest.raises(TypeError):

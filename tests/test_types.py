@@ -1,4 +1,4 @@
-"""The stub of the compiled module says how functions are called, of which stubtest sees nothing."""
+"""Types where no checker looks: how the compiled functions are called, and that nothing is Any."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ from collections.abc import Iterator
 from math import inf
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
 import roofstep
 from roofstep import _core
+
+CLASSES = [
+    value
+    for module in (roofstep, roofstep.lr)
+    for name in module.__all__
+    if inspect.isclass(value := getattr(module, name))
+]
 
 
 def functions(body: list[ast.stmt], path: str = "") -> Iterator[tuple[str, str]]:
@@ -40,3 +47,11 @@ def arguments(definition: str) -> dict[str, tuple[Any, Any]]:
 def test_arguments_are_those_of_the_stub(path: str) -> None:
     of_pybind11 = attrgetter(path)(_core).__doc__.split("\n")[0]
     assert arguments(STUB[path]) == arguments(f"def {of_pybind11}: ...")
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_no_argument_of_a_class_is_any(cls: type) -> None:
+    hints = get_type_hints(cls.__init__)
+    if cls is roofstep.Optimizer:
+        del hints["settings"]  # those of subclasses
+    assert Any not in hints.values()
