@@ -83,7 +83,7 @@ def learn(float[:, ::1] inner, float[:, ::1] outer, float[:, ::1] inner_moment,
         float[:, ::1] outer_moment, const int32_t[::1] words, const int32_t[::1] noise,
         int window=5, int negative=5, double rate=0.1, uint64_t seed=1, int threads=1):
     """Goes through the text once, a span for each thread; returns the mean loss of a pair."""
-    check(inner, words, noise, threads)
+    check([inner, outer, inner_moment, outer_moment], words, noise, window, negative, threads)
     cdef Text text = Text(&words[0], words.shape[0], &noise[0], noise.shape[0], window, negative, 0)
     cdef Text[MOST_THREADS] texts
     cdef int64_t[MOST_THREADS] pairs
@@ -120,7 +120,8 @@ cdef void sort_rows(const int64_t *rows, Py_ssize_t count, int64_t *in_order, Py
         in_order[places[i]] = rows[i]
 
 
-cdef Py_ssize_t share(const int64_t *rows, Py_ssize_t count, int thread, int threads) noexcept nogil:
+cdef Py_ssize_t share(const int64_t *rows, Py_ssize_t count, int thread,
+        int threads) noexcept nogil:
     """Where the rows of a thread begin: equal ones are for one thread."""
     cdef Py_ssize_t i = count * thread // threads
     while 0 < i < count and rows[i] == rows[i - 1]:
@@ -143,7 +144,7 @@ def learn_in_batches(float[:, ::1] inner, float[:, ::1] outer, float[:, ::1] inn
         int window=5, int negative=5, double rate=0.2, uint64_t seed=1, int threads=1,
         Py_ssize_t batch=512):
     """Goes through the text once, `batch` pairs at a time; returns the mean loss of a pair."""
-    check(inner, words, noise, threads)
+    check([inner, outer, inner_moment, outer_moment], words, noise, window, negative, threads)
     cdef Text text = Text(&words[0], words.shape[0], &noise[0], noise.shape[0], window, negative,
         seed)
     cdef Py_ssize_t width = inner.shape[1], each = 1 + negative, most = batch + 2 * window
@@ -190,8 +191,14 @@ def learn_in_batches(float[:, ::1] inner, float[:, ::1] outer, float[:, ::1] inn
     return loss / pairs
 
 
-cdef check(float[:, ::1] inner, const int32_t[::1] words, const int32_t[::1] noise, int threads):
-    if inner.shape[1] > WIDEST or not 1 <= threads <= MOST_THREADS:
-        raise ValueError(f"expected at most {WIDEST} columns, and 1 to {MOST_THREADS} threads")
-    if len(words) < 2 or not len(noise) or max(np.max(words), np.max(noise)) >= inner.shape[0]:
-        raise ValueError("expected some words, each the number of a row")
+cdef check(matrices, const int32_t[::1] words, const int32_t[::1] noise, int window, int negative,
+        int threads):
+    height, width = matrices[0].shape
+    if any(matrix.shape != (height, width) for matrix in matrices) or width > WIDEST:
+        raise ValueError(f"expected four matrices of one shape, with at most {WIDEST} columns")
+    if len(words) < 2 or len(noise) < 1:
+        raise ValueError("expected two words or more, and noise")
+    if min(np.min(words), np.min(noise)) < 0 or max(np.max(words), np.max(noise)) >= height:
+        raise ValueError(f"expected words to be numbers of rows, from 0 to {height - 1}")
+    if window < 1 or negative < 0 or not 1 <= threads <= MOST_THREADS:
+        raise ValueError(f"expected a window, and 1 to {MOST_THREADS} threads")

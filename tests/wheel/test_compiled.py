@@ -181,7 +181,7 @@ def test_the_page_runs(workshop: Environment, tmp_path: Path) -> None:
     blocks = write_blocks(PAGE, tmp_path)
     assert len(blocks) == PAGE.read_text().count("\n```") // 2
     build(workshop, tmp_path)
-    strict(workshop, tmp_path / "vectors.c", *includes(workshop))
+    strict(tmp_path / "vectors.c", "-std=c99", *includes(workshop))
     for name in blocks:
         if name.endswith(".py") and name != "setup.py":
             workshop.run(name, cwd=tmp_path)
@@ -194,10 +194,20 @@ def includes(workshop: Environment) -> list[str]:
     return ["-I", roofstep, "-isystem", python]
 
 
-def strict(workshop: Environment, source: Path, *options: str | Path) -> None:
-    """Compiles C99 with all warnings as errors."""
-    flags = ["-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only"]
+def strict(source: Path, *options: str) -> None:
+    """Reads it with all warnings as errors."""
+    flags = ["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only"]
     subprocess.run(["cc", *flags, *options, source], check=True)
+
+
+@pytest.mark.parametrize("language", ["c99", "c17", "c++11", "c++20"])
+@pytest.mark.parametrize("lines", ["", "#include <Python.h>\n"], ids=["alone", "with Python"])
+def test_the_header(workshop: Environment, tmp_path: Path, language: str, lines: str) -> None:
+    """It is clean in every language, with and without the part that imports."""
+    source = tmp_path / ("header.cpp" if "+" in language else "header.c")
+    use = "int version(const roofstep_kernels* k);\nint version(const roofstep_kernels* k) "
+    source.write_text(f"{lines}#include <roofstep/roofstep.h>\n{use}{{ return k->version; }}\n")
+    strict(source, f"-std={language}", *includes(workshop))
 
 
 def test_the_table_of_the_page_is_that_of_the_header(
@@ -290,20 +300,31 @@ def test_kernels_over_an_older_core_are_refused(workshop: Environment, tmp_path:
     assert re.match(r"ImportError: roofstep: expected version \d+ .* got 0; install", error)
 
 
-def test_a_wrong_signature_in_cython_is_refused(workshop: Environment, tmp_path: Path) -> None:
-    """A module that was compiled against other signatures than those of the roofstep it finds."""
-    (tmp_path / "old" / "roofstep").mkdir(parents=True)
-    signature = "cdef int sgd_f64(double *, const double *, int, double) noexcept nogil"
-    (tmp_path / "old" / "roofstep" / "__init__.pxd").touch()
-    (tmp_path / "old" / "roofstep" / "kernels.pxd").write_text(signature)
+SIGNATURES = {
+    "cdef int sgd_f64(double *, const double *, int, double) noexcept nogil": (
+        "TypeError: C function roofstep.kernels.sgd_f64 has wrong signature"
+    ),
+    "cdef int sgd_f16(double *, const double *, Py_ssize_t, double) noexcept nogil": (
+        "ImportError: roofstep.kernels does not export expected C function sgd_f16"
+    ),
+}
+
+
+@pytest.mark.parametrize("signature", SIGNATURES)
+def test_other_signatures_in_cython_are_refused(
+    workshop: Environment, tmp_path: Path, signature: str
+) -> None:
+    """A module that was compiled against other functions than those of the roofstep it finds."""
+    (tmp_path / "other" / "roofstep").mkdir(parents=True)
+    (tmp_path / "other" / "roofstep" / "__init__.pxd").touch()
+    (tmp_path / "other" / "roofstep" / "kernels.pxd").write_text(signature)
     (tmp_path / "stale.pyx").write_text(
-        "from roofstep.kernels cimport sgd_f64\n"
-        "def move(double[::1] p): sgd_f64(&p[0], &p[0], 1, 1.0)\n"
+        "from roofstep cimport kernels\n"
+        f"def move(double[::1] p): kernels.{signature[9:16]}(&p[0], &p[0], 1, 1.0)\n"
     )
     (tmp_path / "setup.py").write_text(
         "from Cython.Build import cythonize\nfrom setuptools import setup\n"
-        "setup(ext_modules=cythonize('stale.pyx', include_path=['old'], language_level=3))\n"
+        "setup(ext_modules=cythonize('stale.pyx', include_path=['other'], language_level=3))\n"
     )
     build(workshop, tmp_path)
-    error = importing(workshop, "import stale", tmp_path)
-    assert error.startswith("TypeError: C function roofstep.kernels.sgd_f64 has wrong signature")
+    assert importing(workshop, "import stale", tmp_path).startswith(SIGNATURES[signature])
