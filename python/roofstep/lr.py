@@ -264,8 +264,8 @@ def preview(scheduler: LRScheduler, steps: int) -> list[float]:
         steps: number of epochs, >= 1.
 
     Raises:
-        TypeError: ``scheduler`` is no LRScheduler, or comes to a ReduceOnPlateau; or ``steps`` is no
-            int.
+        TypeError: ``scheduler`` is no LRScheduler, or comes to a ReduceOnPlateau, or ``steps`` is
+            no int.
         ValueError: ``steps`` < 1, or the schedule ends earlier (:class:`OneCycleLR`).
 
     Example:
