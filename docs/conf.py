@@ -17,7 +17,6 @@ project_copyright = "the authors of roofstep"
 version = release = roofstep.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build"]
 myst_heading_anchors = 3  # so that a page may point at a section of another, as on GitHub
 html_theme = "furo"
 html_title = f"roofstep {release}"
@@ -36,6 +35,7 @@ nitpick_ignore_regex = [
 autodoc_default_options = {"member-order": "bysource"}
 autodoc_typehints = "none"  # every docstring says what its arguments are
 autodoc_preserve_defaults = True
+autodoc_inherit_docstrings = False  # those of torch and Paddle are theirs
 pygments_style, pygments_dark_style = "default", "github-dark"
 
 
