@@ -34,6 +34,7 @@ nitpick_ignore_regex = [
 ]
 autodoc_default_options = {"member-order": "bysource"}
 autodoc_typehints = "none"  # every docstring says what its arguments are
+napoleon_attr_annotations = False
 autodoc_preserve_defaults = True
 autodoc_inherit_docstrings = False  # those of torch and Paddle are theirs
 pygments_style, pygments_dark_style = "default", "github-dark"
