@@ -1,6 +1,7 @@
 // The list of ISAs, best first, each with what it needs of the CPU; the only state kept in C++.
 #include "dispatch.hpp"
 
+#include <algorithm>
 #include <stdexcept>
 
 namespace roofstep {
@@ -103,6 +104,13 @@ void select_isa(const std::string& name) {
 }
 
 const Kernels& kernels() { return *selected; }
+
+const Rule* rule_named(const std::string& name) {
+  const Rule* const end = selected->rules + selected->rule_count;
+  const Rule* const found =
+      std::find_if(selected->rules, end, [&](const Rule& rule) { return name == rule.name; });
+  return found == end ? nullptr : found;
+}
 
 std::size_t fetch_ahead() { return selected_fetch_ahead; }
 void set_fetch_ahead(std::size_t bytes) { selected_fetch_ahead = bytes; }

@@ -18,6 +18,9 @@ void select_isa(const std::string& name);
 
 const Kernels& kernels();
 
+// Null for a name that no rule has.
+const Rule* rule_named(const std::string& name);
+
 // How many bytes ahead the loops ask the memory for what they will read, on CPUs that gain by it; 0
 // where the hardware does better alone. No bit of a result depends on it.
 std::size_t fetch_ahead();

@@ -8,6 +8,7 @@
 #include "dispatch.hpp"
 #include "floating_point.hpp"
 #include "reading.hpp"
+#include "squares.hpp"
 #include "threads.hpp"
 
 namespace roofstep {
@@ -137,21 +138,6 @@ void update(const Kernels& kernels, const Tensor& tensor, Factors factors, std::
     }
   }
 }
-
-// Sums of squares at three scales, 2**-1200, 1 and 2**1200: no float64 gradient leaves their range.
-struct SumSquares {
-  double scaled[3] = {};
-  void add(BlockSum block) { scaled[block.exponent + 1] += block.value; }
-  void add(const SumSquares& other) {
-    for (int i = 0; i < 3; ++i) scaled[i] += other.scaled[i];
-  }
-  double norm() const {
-    const double k = 0x1p-600, small = scaled[0], middle = scaled[1], big = scaled[2];
-    if (big != 0) return std::sqrt(big + middle * k * k) / k;
-    if (middle != 0) return std::sqrt(middle + small * k * k);
-    return std::sqrt(small) * k;
-  }
-};
 
 // How many blocks of a tensor may hold anything but zeros.
 std::size_t filled_blocks(const Tensor& tensor) {

@@ -8,6 +8,7 @@
 
 #include "arrays.hpp"
 #include "calls.hpp"
+#include "compiled.hpp"
 #include "dispatch.hpp"
 #include "engine.hpp"
 #include "gather.hpp"
@@ -76,8 +77,9 @@ PYBIND11_MODULE(_core, m) {
   select_from_environment();
   survive_fork();
 
-  m.attr("version") = ROOFSTEP_VERSION;
+  m.attr("version") = ROOFSTEP_PACKAGE_VERSION;
   m.attr("compiler") = ROOFSTEP_COMPILER;
+  m.attr("kernels") = py::capsule(&compiled_door, ROOFSTEP_CAPSULE);
   m.attr("openmp_version") = openmp_version();
   m.def("max_threads", max_threads, "How many threads OpenMP would use.");
   m.def("isas", available_isas, "The ISAs that this CPU can run, best first.");

@@ -44,11 +44,9 @@ Settings make_settings(const std::string& rule, const py::dict& fields, double l
                        double decay, double scale, double clip_min, double clip_max, bool adapts,
                        std::optional<double> average_decay, const std::string& absent) {
   Settings settings{};
-  const Kernels& table = kernels();
-  const auto found = std::find_if(table.rules, table.rules + table.rule_count,
-                                  [&](const Rule& r) { return rule == r.name; });
-  if (found == table.rules + table.rule_count) throw py::value_error("no rule named " + rule);
-  settings.rule = static_cast<int>(found - table.rules);
+  const Rule* const found = rule_named(rule);
+  if (!found) throw py::value_error("no rule named " + rule);
+  settings.rule = static_cast<int>(found - kernels().rules);
   for (int i = 0; i < found->field_count; ++i) {
     settings.hyper.fields[i] = fields[found->fields[i]].cast<double>();
   }

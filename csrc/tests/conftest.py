@@ -28,7 +28,14 @@ class Build:
 
     def replay(self, isa: str, threads: int, told: bytes) -> bytes:
         """What csrc/tests/replay.cpp answers."""
-        command = [*self.runner, self.folder / "replay", isa, str(threads)]
+        return self._answer("replay", isa, str(threads), told=told)
+
+    def door(self, isa: str, told: bytes) -> bytes:
+        """What csrc/tests/door.cpp answers."""
+        return self._answer("door", isa, told=told)
+
+    def _answer(self, program: str, *arguments: str, told: bytes) -> bytes:
+        command = [*self.runner, self.folder / program, *arguments]
         return subprocess.run(command, input=told, stdout=subprocess.PIPE, check=True).stdout
 
     def tool(self, name: str, *arguments: str | Path) -> str:
@@ -57,7 +64,7 @@ def build(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             *("cmake", "-S", SOURCE, "-B", folder, "-G", "Ninja"),
             f"-DCMAKE_CXX_COMPILER={compiler}",
             "-DCMAKE_BUILD_TYPE=Release",
-            "-DROOFSTEP_REPLAY=ON",
+            "-DROOFSTEP_WITHOUT_PYTHON=ON",
             "-DROOFSTEP_WERROR=ON",
             *(CROSS if compiler.startswith("aarch64") else ()),
         ],

@@ -38,14 +38,6 @@ void fill(std::vector<char>& memory, std::int64_t dtype, double value) {
   for (std::size_t i = 0; i < memory.size(); i += size) std::memcpy(&memory[i], from, size);
 }
 
-const roofstep::Rule& rule_named(const char* name) {
-  const roofstep::Kernels& table = roofstep::kernels();
-  for (int i = 0; i < table.rule_count; ++i) {
-    if (!std::strcmp(table.rules[i].name, name)) return table.rules[i];
-  }
-  std::exit(5);
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -53,7 +45,7 @@ int main(int argc, char** argv) {
   roofstep::select_isa(argv[1]);
   Case told;
   receive(&told, sizeof told);
-  const roofstep::Rule& rule = rule_named(told.rule);
+  const roofstep::Rule& rule = *roofstep::rule_named(told.rule);
 
   roofstep::Settings settings{};
   settings.rule = static_cast<int>(&rule - roofstep::kernels().rules);

@@ -116,3 +116,40 @@ def test_bits(build: Build, rule: str, dtype: type) -> None:
             found = np.frombuffer(answer[:-8], dtype)
             assert canonical(found) == expected, (isa, l1, l2, decay)
             assert struct.unpack("d", answer[-8:])[0] == optimizer.last_grad_norm
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_bits_of_the_compiled_door(build: Build, dtype: type) -> None:
+    """Of a whole gradient and of one of some rows; tests/wheel tries all functions, on this CPU."""
+    height, width, steps = 30, 500, 3
+    rng = np.random.default_rng(0)
+    matrix, grad = rng.standard_normal((2, height, width)).astype(dtype)
+    rows = np.sort(rng.integers(0, height, 20))
+    row_grad = rng.standard_normal((rows.size, width)).astype(dtype)
+    row_grad[::3, ::2] = -0.0
+    settings = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 0.1}
+    packed = struct.pack(
+        "5q5d", dtype is np.float64, height, width, rows.size, steps, 0.01, *settings.values()
+    )
+    told = b"".join([packed, *(a.tobytes() for a in (matrix, grad, rows, row_grad))])
+
+    expected = b""
+    for gradient in (grad, roofstep.SelectedRows(rows, row_grad)):
+        weights = roofstep.Parameter(matrix.copy(), "w")
+        optimizer = roofstep.AdamW(0.01, parameters=[weights], lazy_mode=True, **settings)
+        for _ in range(steps):
+            weights.grad = gradient
+            optimizer.step()
+        saved = optimizer.state_dict()
+        arrays = (weights.data, saved["w_moment1_0"], saved["w_moment2_0"])
+        expected += b"".join(array.tobytes() for array in arrays)
+
+    weights = roofstep.Parameter(matrix.copy(), "w")
+    weights.grad = grad
+    clip = roofstep.ClipGradByGlobalNorm(math.inf)
+    clipped = roofstep.SGD(0.0, [weights], grad_clip=clip)
+    clipped.step()
+    for isa in build.isas:
+        answer = build.door(isa, told)
+        assert answer[:-8] == expected, isa
+        assert math.sqrt(struct.unpack("d", answer[-8:])[0]) == clipped.last_grad_norm

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from conftest import Build
 from roofstep import _core
@@ -29,9 +30,9 @@ JUMP = re.compile(
 FUSED = re.compile(r"\bvf(n?m)(add|sub)|\bfn?m(add|sub|la|ls)\b")
 
 
-def functions(build: Build, isa: str) -> dict[str, list[str]]:
+def functions(build: Build, objects: Path) -> dict[str, list[str]]:
     """The disassembled instructions of every function, by demangled name."""
-    text = build.tool("objdump", "-d", "-C", "--no-show-raw-insn", build.kernels(isa))
+    text = build.tool("objdump", "-d", "-C", "--no-show-raw-insn", objects)
     found: dict[str, list[str]] = {}
     for block in text.split("\n\n"):
         head, *lines = block.strip().splitlines()
@@ -61,7 +62,9 @@ def test_inner_loops_are_packed(build: Build) -> None:
     """Else a compiler that gives up would cost a factor of eight, and nobody would be told."""
     for isa in build.isas:
         kernels = {
-            name: lines for name, lines in functions(build, isa).items() if f"{isa}::loop<" in name
+            name: lines
+            for name, lines in functions(build, build.kernels(isa)).items()
+            if f"{isa}::loop<" in name
         }
         assert len(kernels) == (len(_core.rules()) + len(TRUSTING)) * VARIANTS
         for name, lines in kernels.items():
@@ -78,7 +81,7 @@ def test_norm_and_mean_are_packed(build: Build) -> None:
     for isa in build.isas:
         sums = {
             name: lines
-            for name, lines in functions(build, isa).items()
+            for name, lines in functions(build, build.kernels(isa)).items()
             if re.search(rf"{isa}::(sum_blocks?|average)<", name)
         }
         assert len({name.split(" [clone")[0] for name in sums}) == 3 + 2 + 2
@@ -93,7 +96,7 @@ def test_streaming_loops_are_packed(build: Build) -> None:
         packed = packed_arithmetic(isa, "float")
         streams = {
             name: lines
-            for name, lines in functions(build, isa).items()
+            for name, lines in functions(build, build.kernels(isa)).items()
             if f"{isa}::stream_of<" in name
         }
         assert len(streams) == 7 * 5
@@ -103,10 +106,13 @@ def test_streaming_loops_are_packed(build: Build) -> None:
 
 
 def test_nothing_is_fused(build: Build) -> None:
-    """A fused multiply-add rounds once where the promise says twice."""
-    for isa in build.isas:
-        for name, lines in functions(build, isa).items():
-            assert not any(map(FUSED.search, lines)), f"{isa}: {name}"
+    """A fused multiply-add rounds once where the promise says twice: in kernels and engine."""
+    engine = build.folder.glob("CMakeFiles/engine.dir/**/*.o")
+    objects = [*engine, *map(build.kernels, build.isas)]
+    assert len(objects) == 4 + len(build.isas)
+    for path in objects:
+        for name, lines in functions(build, path).items():
+            assert not any(map(FUSED.search, lines)), f"{path.name}: {name}"
 
 
 def test_no_symbol_leaves_its_isa(build: Build) -> None:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 version: str
 compiler: str
 openmp_version: int
+kernels: object  # the capsule of roofstep.h
 
 def max_threads() -> int: ...
 def isas() -> list[str]: ...
