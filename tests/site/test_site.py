@@ -10,14 +10,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from docutils import nodes
 from sphinx.util.inventory import InventoryFile
 
 import roofstep
-from test_docs import COMPILED, PAGES, RUN, TOP, blocks_in
+from test_docs import COMPILED, PAGES, RUN, RUN_WITH_WHEEL, TOP, blocks_in
 
 PACKAGE = Path(roofstep.__file__).parent
 # The modules for users, by their files; those of libraries are not imported here.
@@ -84,13 +83,17 @@ def test_every_module_for_users_is_looked_at(site: SimpleNamespace) -> None:
 
 def test_all_code_on_the_site_is_run(site: SimpleNamespace) -> None:
     """Each block is one of a page, which tests run by its language, or a docstring's example."""
-    run = {block.strip() for page in PAGES for name in RUN for block in blocks_in(page, name)}
+    sources = [(page, RUN) for page in PAGES]
+    sources += [(COMPILED, RUN_WITH_WHEEL)] if COMPILED.exists() else []
+    run = {
+        block.strip()
+        for page, languages in sources
+        for language in languages
+        for block in blocks_in(page, language)
+    }
     seen = 0
     for name, page in site.pages.items():
-        blocks: list[Any] = [*page.findall(nodes.literal_block)]
-        for block in blocks:
-            if block.get("language") in COMPILED.get(f"{name}.md", ()):
-                continue
+        for block in page.findall(nodes.literal_block):
             assert block.astext().strip() in run, name
             seen += 1
     assert seen > 20
