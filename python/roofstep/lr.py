@@ -31,6 +31,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
 from roofstep import checks
+from roofstep.types import Number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -131,7 +132,7 @@ class LRScheduler:
     keys: list[str]
 
     def __init__(
-        self, learning_rate: float = 0.1, last_epoch: int = -1, verbose: bool = False
+        self, learning_rate: Number = 0.1, last_epoch: int = -1, verbose: bool = False
     ) -> None:
         self.base_lr = self.last_lr = checks.real("learning_rate", learning_rate, RATE)
         self.last_epoch = checks.whole("last_epoch", last_epoch, -1)
@@ -335,7 +336,7 @@ class ExponentialDecay(LRScheduler):
     """
 
     def __init__(
-        self, learning_rate: float, gamma: float, last_epoch: int = -1, verbose: bool = False
+        self, learning_rate: Number, gamma: float, last_epoch: int = -1, verbose: bool = False
     ) -> None:
         self.gamma = checks.real("gamma", gamma, "(0, 1)")
         super().__init__(learning_rate, last_epoch, verbose)
@@ -362,7 +363,7 @@ class NaturalExpDecay(LRScheduler):
     """
 
     def __init__(
-        self, learning_rate: float, gamma: float, last_epoch: int = -1, verbose: bool = False
+        self, learning_rate: Number, gamma: float, last_epoch: int = -1, verbose: bool = False
     ) -> None:
         self.gamma = checks.real("gamma", gamma, "(0, inf)")
         super().__init__(learning_rate, last_epoch, verbose)
@@ -389,7 +390,7 @@ class InverseTimeDecay(LRScheduler):
     """
 
     def __init__(
-        self, learning_rate: float, gamma: float, last_epoch: int = -1, verbose: bool = False
+        self, learning_rate: Number, gamma: float, last_epoch: int = -1, verbose: bool = False
     ) -> None:
         self.gamma = checks.real("gamma", gamma, "[0, inf)")
         super().__init__(learning_rate, last_epoch, verbose)
@@ -419,7 +420,7 @@ class LambdaDecay(LRScheduler):
 
     def __init__(
         self,
-        learning_rate: float,
+        learning_rate: Number,
         lr_lambda: Callable[[int], float],
         last_epoch: int = -1,
         verbose: bool = False,
@@ -453,7 +454,7 @@ class MultiplicativeDecay(LRScheduler):
 
     def __init__(
         self,
-        learning_rate: float,
+        learning_rate: Number,
         lr_lambda: Callable[[int], float],
         last_epoch: int = -1,
         verbose: bool = False,
@@ -485,7 +486,7 @@ class StepDecay(LRScheduler):
 
     def __init__(
         self,
-        learning_rate: float,
+        learning_rate: Number,
         step_size: int,
         gamma: float = 0.1,
         last_epoch: int = -1,
@@ -520,7 +521,7 @@ class MultiStepDecay(LRScheduler):
 
     def __init__(
         self,
-        learning_rate: float,
+        learning_rate: Number,
         milestones: Iterable[float],
         gamma: float = 0.1,
         last_epoch: int = -1,
@@ -600,7 +601,7 @@ class LinearLR(LRScheduler):
 
     def __init__(
         self,
-        learning_rate: float,
+        learning_rate: Number,
         total_steps: int,
         start_factor: float = 1.0 / 3,
         end_factor: float = 1.0,
@@ -642,7 +643,7 @@ class PolynomialDecay(LRScheduler):
 
     def __init__(
         self,
-        learning_rate: float,
+        learning_rate: Number,
         decay_steps: int,
         end_lr: float = 0.0001,
         power: float = 1.0,
@@ -686,7 +687,7 @@ class CosineAnnealingDecay(LRScheduler):
 
     def __init__(
         self,
-        learning_rate: float,
+        learning_rate: Number,
         T_max: int,
         eta_min: float = 0,
         last_epoch: int = -1,
@@ -724,7 +725,7 @@ class InverseSqrt(LRScheduler):
     """
 
     def __init__(
-        self, learning_rate: float, warmup_steps: int, last_epoch: int = -1, verbose: bool = False
+        self, learning_rate: Number, warmup_steps: int, last_epoch: int = -1, verbose: bool = False
     ) -> None:
         self.warmup_steps = checks.whole("warmup_steps", warmup_steps, 1)
         super().__init__(learning_rate, last_epoch, verbose)
@@ -761,7 +762,7 @@ class NoamDecay(InverseSqrt):
         self,
         d_model: int,
         warmup_steps: int,
-        learning_rate: float = 1.0,
+        learning_rate: Number = 1.0,
         last_epoch: int = -1,
         verbose: bool = False,
     ) -> None:
@@ -802,7 +803,7 @@ class WarmupStableDecay(LRScheduler):
 
     def __init__(
         self,
-        learning_rate: float,
+        learning_rate: Number,
         warmup_steps: int,
         stable_steps: int,
         decay_steps: int,
@@ -852,7 +853,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
 
     def __init__(
         self,
-        learning_rate: float,
+        learning_rate: Number,
         T_0: int,
         T_mult: int = 1,
         eta_min: float = 0,
@@ -918,8 +919,8 @@ class CyclicLR(LRScheduler):
 
     def __init__(
         self,
-        base_learning_rate: float,
-        max_learning_rate: float,
+        base_learning_rate: Number,
+        max_learning_rate: Number,
         step_size_up: int,
         step_size_down: int | None = None,
         mode: str = "triangular",
@@ -994,10 +995,10 @@ class OneCycleLR(LRScheduler):
 
     def __init__(
         self,
-        max_learning_rate: float,
+        max_learning_rate: Number,
         total_steps: int,
         divide_factor: float = 25.0,
-        end_learning_rate: float = 0.0001,
+        end_learning_rate: Number = 0.0001,
         phase_pct: float = 0.3,
         anneal_strategy: str = "cos",
         three_phase: bool = False,
@@ -1074,7 +1075,7 @@ class ReduceOnPlateau(LRScheduler):
 
     def __init__(
         self,
-        learning_rate: float,
+        learning_rate: Number,
         mode: str = "min",
         factor: float = 0.1,
         patience: int = 10,
@@ -1224,7 +1225,7 @@ class LinearWarmup(_Composite):
 
     def __init__(
         self,
-        learning_rate: float | LRScheduler,
+        learning_rate: Number | LRScheduler,
         warmup_steps: int,
         start_lr: float,
         end_lr: float,
