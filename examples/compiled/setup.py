@@ -9,7 +9,7 @@ from setuptools import Extension, setup
 import roofstep
 
 OPTIMIZE = ["/O2"] if sys.platform == "win32" else ["-O3"]
-OPENMP = {"win32": (["/openmp"], [])}.get(sys.platform, (["-fopenmp"], ["-fopenmp"]))
+OPENMP = {"linux": ["-fopenmp"], "win32": ["/openmp"]}.get(sys.platform, [])  # none: one thread
 
 setup(
     py_modules=[],
@@ -18,8 +18,8 @@ setup(
             Extension(
                 "word2vec",
                 ["word2vec.pyx"],
-                extra_compile_args=OPTIMIZE + OPENMP[0],
-                extra_link_args=OPENMP[1],
+                extra_compile_args=OPTIMIZE + OPENMP,
+                extra_link_args=OPENMP if sys.platform == "linux" else [],
             )
         ),
         Pybind11Extension(
