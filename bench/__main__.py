@@ -17,7 +17,7 @@ from bench.case import Options, Row, bars_of
 from roofstep.arguments import whole_number
 
 # In the order of the report.
-CASES = ("roof", "models", "sizes", "loops", "idle", "kernels", "memory")
+CASES = ("roof", "models", "sizes", "loops", "idle", "kernels", "compiled", "memory")
 
 HERE = Path(__file__).parent
 

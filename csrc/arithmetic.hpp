@@ -54,17 +54,19 @@ inline DoubleDouble multiply(DoubleDouble a, DoubleDouble b) {
 // base**exponent for a base in [0, 1]: neither libm's pow, whose bits differ between CPUs, nor a
 // running product, whose error grows with the steps.
 inline DoubleDouble power(DoubleDouble base, std::int64_t exponent) {
-  DoubleDouble power{1, 0}, square = base;
-  for (; exponent; exponent >>= 1) {
-    if (exponent & 1) power = multiply(power, square);
-    square = multiply(square, square);
+  DoubleDouble power{1, 0};
+  for (; exponent > 1; exponent >>= 1) {
+    if (exponent & 1) power = multiply(power, base);
+    base = multiply(base, base);
   }
-  return power;
+  return exponent ? multiply(power, base) : power;
 }
 
 // 1 - base**exponent, rounded once. For a base within 2**-50 of 1 two doubles may take a tie for
 // what it is not, and the result is then one unit off.
 inline double one_minus_power(double base, std::int64_t exponent) {
+  // The power is at most e**-(exponent * (1 - base)); of less than 2**-54 nothing is left beside 1.
+  if (double(exponent) * (1 - base) > 38) return 1;
   const DoubleDouble p = power({base, 0}, exponent);
   const double rest = 1 - p.high;
   return rest + (((1 - rest) - p.high) - p.low);
