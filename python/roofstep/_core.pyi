@@ -1,5 +1,8 @@
-# Types of the compiled module: the fused update kernels.
+# Types of the compiled module: the fused update kernels. stubtest holds them against it, but for
+# the arguments of functions, which it cannot read: tests/test_types.py does.
 
+from collections.abc import Sequence
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -20,26 +23,31 @@ def rules() -> dict[
     str, tuple[tuple[str, ...], tuple[str, ...], str | None, str | None, str | None]
 ]: ...
 
-class Settings:
-    learning_rate: float
+class _Pybind11Type(type): ...
+
+class Settings(metaclass=_Pybind11Type):
     def __init__(
         self,
         rule: str,
         fields: dict[str, Any],
         *,
-        l1: float = ...,
-        l2: float = ...,
-        decay: float = ...,
-        scale: float = ...,
-        clip_min: float = ...,
-        clip_max: float = ...,
-        adapts: bool = ...,
-        average_decay: float | None = ...,
-        absent: str = ...,
+        l1: float = 0.0,
+        l2: float = 0.0,
+        decay: float = 0.0,
+        scale: float = 1.0,
+        clip_min: float = -inf,  # noqa: PYI011
+        clip_max: float = inf,  # noqa: PYI011
+        adapts: bool = False,
+        average_decay: float | None = None,
+        absent: str = "refused",
     ) -> None: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None: ...
     def assign(self, other: Settings) -> None: ...
 
-class Norm:
+class Norm(metaclass=_Pybind11Type):
     def __init__(self, limit: float) -> None: ...
     @property
     def limit(self) -> float: ...
@@ -47,15 +55,15 @@ class Norm:
     def value(self) -> float: ...
     @property
     def factor(self) -> float: ...
-    def measure(self, rows: list[tuple[str, Any, Any]], threads: int) -> None: ...
+    def measure(self, rows: Sequence[tuple[str, Any, Any]], threads: int) -> None: ...
 
-class Exchange:
+class Exchange(metaclass=_Pybind11Type):
     def __init__(self, pairs: tuple[tuple[str, object, object], ...]) -> None: ...
     def do(self) -> None: ...
     def undo(self) -> None: ...
 
-class Entries:
-    def __init__(self, rows: tuple[tuple[Any, ...], ...], counted: list[int]) -> None: ...
+class Entries(metaclass=_Pybind11Type):
+    def __init__(self, rows: tuple[tuple[Any, ...], ...], counted: Sequence[int]) -> None: ...
     def step(
         self,
         gradients: tuple[Any, ...] | None,
@@ -63,12 +71,12 @@ class Entries:
         carried: NDArray[np.float64],
         clear_grad: bool,
         threads: int,
-        grad_scale: float = ...,
+        grad_scale: float = 1.0,
     ) -> tuple[list[int], list[Any]]: ...
 
 def is_tensor(object: object) -> bool: ...
-def as_numpy(array: object, name: str, role: str = ...) -> NDArray[Any]: ...
+def as_numpy(array: object, name: str, role: str = "parameter ") -> NDArray[Any]: ...
 def check_parameter(array: object, name: str) -> None: ...
-def check_gradient(gradient: object, parameter: object, name: str, role: str = ...) -> None: ...
+def check_gradient(gradient: object, parameter: object, name: str, role: str = "") -> None: ...
 def check_clearable(gradient: object, name: str) -> None: ...
 def stream(updated: tuple[object, ...], read: tuple[object, ...], threads: int) -> float: ...

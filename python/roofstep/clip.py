@@ -11,10 +11,8 @@ import numpy as np
 
 from roofstep import _core, checks, libraries, threads
 from roofstep.gradients import as_pairs
-from roofstep.parameter import Parameter
-
-Array = np.ndarray[Any, Any]
-Pair = tuple[Parameter, Array]
+from roofstep.parameter import Gradient, Pair, Parameter
+from roofstep.types import Array
 
 
 class ClipGradBase(ABC):
@@ -52,7 +50,7 @@ class ClipGradBase(ABC):
         """What is the same in clips that are one: given to several groups, it is one norm."""
         return id(self if self._of_paddle is None else self._of_paddle)
 
-    def __call__(self, params_grads: Iterable[tuple[Parameter, Array | None]]) -> list[Pair]:
+    def __call__(self, params_grads: Iterable[tuple[Parameter, Gradient | None]]) -> list[Pair]:
         """The pairs after clipping; see the class."""
         return self._dygraph_clip(params_grads)
 

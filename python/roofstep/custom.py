@@ -10,12 +10,10 @@ import numpy as np
 
 from roofstep import _core, checks, regularizer
 from roofstep.clip import ClipGradBase, ClipGradByGlobalNorm, is_fused
-from roofstep.gradients import Directory, as_pairs
+from roofstep.gradients import Directory, Gradients, as_pairs
 from roofstep.parameter import Parameter
 from roofstep.regularizer import WeightDecayRegularizer
-
-Array = np.ndarray[Any, Any]
-Gradients = list[Array | None]
+from roofstep.types import Array
 
 
 @dataclass(frozen=True)

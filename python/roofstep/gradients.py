@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
 from roofstep.parameter import Parameter
+from roofstep.types import Array
 
-Array = np.ndarray[Any, Any]
 Gradients = list[Array | None]
 
 

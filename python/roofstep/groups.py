@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 
 from roofstep import _core, checks, libraries, tensors
-from roofstep.parameter import Parameter
+from roofstep.parameter import Parameter, Parameters, Steppable
+from roofstep.types import Group, Number
 
 
-def layerwise_lr_decay(layers: Iterable[Any], decay: float) -> list[dict[str, Any]]:
+def layerwise_lr_decay(
+    layers: Iterable[Steppable | Group | Parameters], decay: Number
+) -> list[dict[str, Any]]:
     """Groups whose learning rate falls by a factor with each layer, from the output to the input.
 
     Layer i of n gets the factor ``decay ** (n - 1 - i)`` on the optimizer's learning rate, so that
@@ -56,7 +59,7 @@ def layerwise_lr_decay(layers: Iterable[Any], decay: float) -> list[dict[str, An
     return found
 
 
-def read(parameters: Iterable[Any], what: str = "parameters") -> list[dict[str, Any]]:
+def read(parameters: Parameters, what: str = "parameters") -> list[dict[str, Any]]:
     """The groups, each a new dict whose ``params`` is a tuple of `Parameter`.
 
     Args:

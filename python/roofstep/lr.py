@@ -31,6 +31,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
 from roofstep import checks
+from roofstep.types import Number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -131,7 +132,7 @@ class LRScheduler:
     keys: list[str]
 
     def __init__(
-        self, learning_rate: float = 0.1, last_epoch: int = -1, verbose: bool = False
+        self, learning_rate: Number = 0.1, last_epoch: int = -1, verbose: bool = False
     ) -> None:
         self.base_lr = self.last_lr = checks.real("learning_rate", learning_rate, RATE)
         self.last_epoch = checks.whole("last_epoch", last_epoch, -1)
@@ -334,7 +335,7 @@ class ExponentialDecay(LRScheduler):
     """
 
     def __init__(
-        self, learning_rate: float, gamma: float, last_epoch: int = -1, verbose: bool = False
+        self, learning_rate: Number, gamma: float, last_epoch: int = -1, verbose: bool = False
     ) -> None:
         self.gamma = checks.real("gamma", gamma, "(0, 1)")
         super().__init__(learning_rate, last_epoch, verbose)
@@ -361,7 +362,7 @@ class NaturalExpDecay(LRScheduler):
     """
 
     def __init__(
-        self, learning_rate: float, gamma: float, last_epoch: int = -1, verbose: bool = False
+        self, learning_rate: Number, gamma: float, last_epoch: int = -1, verbose: bool = False
     ) -> None:
         self.gamma = checks.real("gamma", gamma, "(0, inf)")
         super().__init__(learning_rate, last_epoch, verbose)
@@ -388,7 +389,7 @@ class InverseTimeDecay(LRScheduler):
     """
 
     def __init__(
-        self, learning_rate: float, gamma: float, last_epoch: int = -1, verbose: bool = False
+        self, learning_rate: Number, gamma: float, last_epoch: int = -1, verbose: bool = False
     ) -> None:
         self.gamma = checks.real("gamma", gamma, "[0, inf)")
         super().__init__(learning_rate, last_epoch, verbose)
@@ -418,7 +419,7 @@ class LambdaDecay(LRScheduler):
 
     def __init__(
         self,
-        learning_rate: float,
+        learning_rate: Number,
         lr_lambda: Callable[[int], float],
         last_epoch: int = -1,
         verbose: bool = False,
@@ -452,7 +453,7 @@ class MultiplicativeDecay(LRScheduler):
 
     def __init__(
         self,
-        learning_rate: float,
+        learning_rate: Number,
         lr_lambda: Callable[[int], float],
         last_epoch: int = -1,
         verbose: bool = False,
@@ -484,7 +485,7 @@ class StepDecay(LRScheduler):
 
     def __init__(
         self,
-        learning_rate: float,
+        learning_rate: Number,
         step_size: int,
         gamma: float = 0.1,
         last_epoch: int = -1,
@@ -519,7 +520,7 @@ class MultiStepDecay(LRScheduler):
 
     def __init__(
         self,
-        learning_rate: float,
+        learning_rate: Number,
         milestones: Iterable[float],
         gamma: float = 0.1,
         last_epoch: int = -1,
@@ -598,7 +599,7 @@ class LinearLR(LRScheduler):
 
     def __init__(
         self,
-        learning_rate: float,
+        learning_rate: Number,
         total_steps: int,
         start_factor: float = 1.0 / 3,
         end_factor: float = 1.0,
@@ -640,7 +641,7 @@ class PolynomialDecay(LRScheduler):
 
     def __init__(
         self,
-        learning_rate: float,
+        learning_rate: Number,
         decay_steps: int,
         end_lr: float = 0.0001,
         power: float = 1.0,
@@ -684,7 +685,7 @@ class CosineAnnealingDecay(LRScheduler):
 
     def __init__(
         self,
-        learning_rate: float,
+        learning_rate: Number,
         T_max: int,
         eta_min: float = 0,
         last_epoch: int = -1,
@@ -722,7 +723,7 @@ class InverseSqrt(LRScheduler):
     """
 
     def __init__(
-        self, learning_rate: float, warmup_steps: int, last_epoch: int = -1, verbose: bool = False
+        self, learning_rate: Number, warmup_steps: int, last_epoch: int = -1, verbose: bool = False
     ) -> None:
         self.warmup_steps = checks.whole("warmup_steps", warmup_steps, 1)
         super().__init__(learning_rate, last_epoch, verbose)
@@ -759,7 +760,7 @@ class NoamDecay(InverseSqrt):
         self,
         d_model: int,
         warmup_steps: int,
-        learning_rate: float = 1.0,
+        learning_rate: Number = 1.0,
         last_epoch: int = -1,
         verbose: bool = False,
     ) -> None:
@@ -800,7 +801,7 @@ class WarmupStableDecay(LRScheduler):
 
     def __init__(
         self,
-        learning_rate: float,
+        learning_rate: Number,
         warmup_steps: int,
         stable_steps: int,
         decay_steps: int,
@@ -850,7 +851,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
 
     def __init__(
         self,
-        learning_rate: float,
+        learning_rate: Number,
         T_0: int,
         T_mult: int = 1,
         eta_min: float = 0,
@@ -916,8 +917,8 @@ class CyclicLR(LRScheduler):
 
     def __init__(
         self,
-        base_learning_rate: float,
-        max_learning_rate: float,
+        base_learning_rate: Number,
+        max_learning_rate: Number,
         step_size_up: int,
         step_size_down: int | None = None,
         mode: str = "triangular",
@@ -992,10 +993,10 @@ class OneCycleLR(LRScheduler):
 
     def __init__(
         self,
-        max_learning_rate: float,
+        max_learning_rate: Number,
         total_steps: int,
         divide_factor: float = 25.0,
-        end_learning_rate: float = 0.0001,
+        end_learning_rate: Number = 0.0001,
         phase_pct: float = 0.3,
         anneal_strategy: str = "cos",
         three_phase: bool = False,
@@ -1071,7 +1072,7 @@ class ReduceOnPlateau(LRScheduler):
 
     def __init__(
         self,
-        learning_rate: float,
+        learning_rate: Number,
         mode: str = "min",
         factor: float = 0.1,
         patience: int = 10,
@@ -1221,7 +1222,7 @@ class LinearWarmup(_Composite):
 
     def __init__(
         self,
-        learning_rate: float | LRScheduler,
+        learning_rate: Number | LRScheduler,
         warmup_steps: int,
         start_lr: float,
         end_lr: float,

@@ -9,15 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from roofstep import _core, checkpoint, checks, groups, plan, state, tensors, threads
-from roofstep.clip import ClipGradBase, as_clip
+from roofstep.clip import as_clip
 from roofstep.gradients import Directory, Gradients, as_pairs, as_row, differentiate
 from roofstep.libraries import static_graphs
-from roofstep.parameter import Parameter
+from roofstep.parameter import Gradient, Pair, Parameter, Parameters, Steppable, Which
 from roofstep.regularizer import FusedDecay, as_regularizer, decay_of
-
-Array = np.ndarray[Any, Any]
-Pair = tuple[Parameter, Array]
-Which = Iterable[Parameter | Array | str]
+from roofstep.types import Array, Clip, Decay, Group, Number, Rate, Schedule
 
 
 class Optimizer:
@@ -75,10 +72,10 @@ class Optimizer:
 
     def __init__(
         self,
-        learning_rate: Any = 0.001,
-        parameters: Iterable[Any] | None = None,
-        weight_decay: Any = None,
-        grad_clip: ClipGradBase | None = None,
+        learning_rate: Rate = 0.001,
+        parameters: Parameters | None = None,
+        weight_decay: Decay = None,
+        grad_clip: Clip | None = None,
         name: str | None = None,
         **settings: Any,
     ) -> None:
@@ -189,7 +186,7 @@ class Optimizer:
                 complete[key] = self._settings[key](key, value)
         return complete
 
-    def add_param_group(self, group: Mapping[str, Any]) -> None:
+    def add_param_group(self, group: Group) -> None:
         """Take more parameters, as one more group; before or between steps.
 
         Args:
@@ -217,7 +214,7 @@ class Optimizer:
         with self._alone:
             self._add([group])
 
-    def _add(self, parameters: Iterable[Any]) -> None:
+    def _add(self, parameters: Parameters) -> None:
         new_groups = [self._complete(group) for group in groups.read(parameters)]
         owners = {id(p.data): name for name, p in self._parameters.items()}
         added: dict[str, Parameter] = {}
@@ -436,7 +433,9 @@ class Optimizer:
             gradients, _ = differentiate(loss, self._parameters, chosen)
             return self._pairs(gradients, chosen)
 
-    def apply_gradients(self, params_grads: Iterable[tuple[Any, Array | None]]) -> list[Any]:
+    def apply_gradients(
+        self, params_grads: Iterable[tuple[Steppable | str, Gradient | None]]
+    ) -> list[Any]:
         """Clip, decay and update by these gradients, whatever `.grad` holds.
 
         Args:
@@ -603,7 +602,7 @@ class Optimizer:
             return checks.non_negative("learning_rate of the schedule", self._learning_rate())
         return float(self._learning_rate)
 
-    def set_lr(self, value: float) -> None:
+    def set_lr(self, value: Number) -> None:
         """Set the learning rate of later steps.
 
         Raises:
@@ -621,7 +620,7 @@ class Optimizer:
             )
         self._learning_rate = checks.non_negative("value", value)
 
-    def set_lr_scheduler(self, scheduler: Callable[[], float]) -> None:
+    def set_lr_scheduler(self, scheduler: Schedule) -> None:
         """Take the learning rate from this schedule, in place of the number or schedule so far.
 
         Raises:

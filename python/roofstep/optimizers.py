@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from decimal import Context, Decimal
 from functools import partial
 from typing import Any, ClassVar
 
 from roofstep import checks
-from roofstep.clip import ClipGradBase
 from roofstep.optimizer import Optimizer
-from roofstep.parameter import Parameter
+from roofstep.parameter import Parameter, Parameters
 from roofstep.regularizer import WeightDecayRegularizer
+from roofstep.types import Clip, Decay, Number, Rate
 
 
 def _not_yet(**options: bool) -> None:
@@ -66,13 +66,13 @@ class _Adaptive(Optimizer):
 
     def __init__(
         self,
-        learning_rate: Any = 0.001,
+        learning_rate: Rate = 0.001,
         beta1: float = 0.9,
         beta2: float = 0.999,
         epsilon: float = 1e-8,
-        parameters: Iterable[Any] | None = None,
-        weight_decay: Any = None,
-        grad_clip: ClipGradBase | None = None,
+        parameters: Parameters | None = None,
+        weight_decay: Decay = None,
+        grad_clip: Clip | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__(
@@ -119,10 +119,10 @@ class SGD(Optimizer):
 
     def __init__(
         self,
-        learning_rate: Any = 0.001,
-        parameters: Iterable[Any] | None = None,
-        weight_decay: Any = None,
-        grad_clip: ClipGradBase | None = None,
+        learning_rate: Rate = 0.001,
+        parameters: Parameters | None = None,
+        weight_decay: Decay = None,
+        grad_clip: Clip | None = None,
         multi_precision: bool = False,
         name: str | None = None,
     ) -> None:
@@ -180,12 +180,12 @@ class Momentum(Optimizer):
 
     def __init__(
         self,
-        learning_rate: Any = 0.001,
+        learning_rate: Rate = 0.001,
         momentum: float = 0.9,
-        parameters: Iterable[Any] | None = None,
+        parameters: Parameters | None = None,
         use_nesterov: bool = False,
-        weight_decay: Any = None,
-        grad_clip: ClipGradBase | None = None,
+        weight_decay: Decay = None,
+        grad_clip: Clip | None = None,
         multi_precision: bool = False,
         rescale_grad: float = 1.0,
         use_multi_tensor: bool = False,
@@ -258,13 +258,13 @@ class LARS(Optimizer):
 
     def __init__(
         self,
-        learning_rate: Any = 0.001,
+        learning_rate: Rate = 0.001,
         momentum: float = 0.9,
         lars_coeff: float = 0.001,
         epsilon: float = 0.0,
-        parameters: Iterable[Any] | None = None,
-        weight_decay: Any = 0.0005,
-        grad_clip: ClipGradBase | None = None,
+        parameters: Parameters | None = None,
+        weight_decay: Decay = 0.0005,
+        grad_clip: Clip | None = None,
         always_adapt: bool = False,
         name: str | None = None,
     ) -> None:
@@ -326,11 +326,11 @@ class ASGD(Optimizer):
 
     def __init__(
         self,
-        learning_rate: Any = 0.001,
+        learning_rate: Rate = 0.001,
         batch_num: int = 1,
-        parameters: Iterable[Any] | None = None,
-        weight_decay: Any = None,
-        grad_clip: ClipGradBase | None = None,
+        parameters: Parameters | None = None,
+        weight_decay: Decay = None,
+        grad_clip: Clip | None = None,
         multi_precision: bool = False,
         name: str | None = None,
     ) -> None:
@@ -393,11 +393,11 @@ class Rprop(Optimizer):
 
     def __init__(
         self,
-        learning_rate: float = 0.001,
+        learning_rate: Number = 0.001,
         learning_rate_range: tuple[float, float] = (1e-5, 50),
-        parameters: Iterable[Any] | None = None,
+        parameters: Parameters | None = None,
         etas: tuple[float, float] = (0.5, 1.2),
-        grad_clip: ClipGradBase | None = None,
+        grad_clip: Clip | None = None,
         multi_precision: bool = False,
         name: str | None = None,
     ) -> None:
@@ -430,7 +430,7 @@ class Rprop(Optimizer):
             return 0.0
         return self.get_lr() * float(group["learning_rate"]) * self._multiplier(name, parameter)
 
-    def set_lr(self, value: float) -> None:
+    def set_lr(self, value: Number) -> None:
         """Refused: the learning rate is only what the step sizes begin with.
 
         Raises:
@@ -488,12 +488,12 @@ class Lion(_DecoupledDecay):
 
     def __init__(
         self,
-        learning_rate: Any = 1e-4,
+        learning_rate: Rate = 1e-4,
         beta1: float = 0.9,
         beta2: float = 0.99,
-        parameters: Iterable[Any] | None = None,
-        weight_decay: float | None = None,
-        grad_clip: ClipGradBase | None = None,
+        parameters: Parameters | None = None,
+        weight_decay: Number | None = None,
+        grad_clip: Clip | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__(
@@ -542,11 +542,11 @@ class Adagrad(Optimizer):
 
     def __init__(
         self,
-        learning_rate: Any,
+        learning_rate: Rate,
         epsilon: float = 1e-6,
-        parameters: Iterable[Any] | None = None,
-        weight_decay: Any = None,
-        grad_clip: ClipGradBase | None = None,
+        parameters: Parameters | None = None,
+        weight_decay: Decay = None,
+        grad_clip: Clip | None = None,
         name: str | None = None,
         initial_accumulator_value: float = 0.0,
     ) -> None:
@@ -609,12 +609,12 @@ class Adadelta(Optimizer):
 
     def __init__(
         self,
-        learning_rate: Any = 0.001,
+        learning_rate: Rate = 0.001,
         epsilon: float = 1e-6,
         rho: float = 0.95,
-        parameters: Iterable[Any] | None = None,
-        weight_decay: Any = None,
-        grad_clip: ClipGradBase | None = None,
+        parameters: Parameters | None = None,
+        weight_decay: Decay = None,
+        grad_clip: Clip | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__(
@@ -671,14 +671,14 @@ class RMSProp(Optimizer):
 
     def __init__(
         self,
-        learning_rate: Any,
+        learning_rate: Rate,
         rho: float = 0.95,
         epsilon: float = 1e-6,
         momentum: float = 0.0,
         centered: bool = False,
-        parameters: Iterable[Any] | None = None,
-        weight_decay: Any = None,
-        grad_clip: ClipGradBase | None = None,
+        parameters: Parameters | None = None,
+        weight_decay: Decay = None,
+        grad_clip: Clip | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__(
@@ -769,13 +769,13 @@ class Adam(Optimizer):
 
     def __init__(
         self,
-        learning_rate: Any = 0.001,
+        learning_rate: Rate = 0.001,
         beta1: float = 0.9,
         beta2: float = 0.999,
         epsilon: float = 1e-8,
-        parameters: Iterable[Any] | None = None,
-        weight_decay: Any = None,
-        grad_clip: ClipGradBase | None = None,
+        parameters: Parameters | None = None,
+        weight_decay: Decay = None,
+        grad_clip: Clip | None = None,
         lazy_mode: bool = False,
         multi_precision: bool = False,
         use_multi_tensor: bool = False,
@@ -851,16 +851,16 @@ class AdamW(_DecoupledDecay, Adam):
 
     def __init__(
         self,
-        learning_rate: Any = 0.001,
+        learning_rate: Rate = 0.001,
         beta1: float = 0.9,
         beta2: float = 0.999,
         epsilon: float = 1e-8,
-        parameters: Iterable[Any] | None = None,
-        weight_decay: float | None = 0.01,
+        parameters: Parameters | None = None,
+        weight_decay: Number | None = 0.01,
         use_lowprecision_moment: bool = False,
         lr_ratio: Callable[[Parameter], float] | None = None,
         apply_decay_param_fun: Callable[[str], bool] | None = None,
-        grad_clip: ClipGradBase | None = None,
+        grad_clip: Clip | None = None,
         lazy_mode: bool = False,
         multi_precision: bool = False,
         amsgrad: bool = False,
@@ -955,13 +955,13 @@ class Lamb(_Adaptive):
 
     def __init__(
         self,
-        learning_rate: Any = 0.001,
+        learning_rate: Rate = 0.001,
         lamb_weight_decay: float = 0.01,
         beta1: float = 0.9,
         beta2: float = 0.999,
         epsilon: float = 1e-6,
-        parameters: Iterable[Any] | None = None,
-        grad_clip: ClipGradBase | None = None,
+        parameters: Parameters | None = None,
+        grad_clip: Clip | None = None,
         exclude_from_weight_decay_fn: Callable[[Parameter], bool] | None = None,
         multi_precision: bool = False,
         always_adapt: bool = False,
@@ -1121,14 +1121,14 @@ class NAdam(Optimizer):
 
     def __init__(
         self,
-        learning_rate: Any = 0.002,
+        learning_rate: Rate = 0.002,
         beta1: float = 0.9,
         beta2: float = 0.999,
         epsilon: float = 1e-8,
         momentum_decay: float = 0.004,
-        parameters: Iterable[Any] | None = None,
-        weight_decay: Any = None,
-        grad_clip: ClipGradBase | None = None,
+        parameters: Parameters | None = None,
+        weight_decay: Decay = None,
+        grad_clip: Clip | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__(
@@ -1194,14 +1194,14 @@ class Adan(_DecoupledDecay):
 
     def __init__(
         self,
-        learning_rate: Any = 0.001,
+        learning_rate: Rate = 0.001,
         beta1: float = 0.98,
         beta2: float = 0.92,
         beta3: float = 0.99,
         epsilon: float = 1e-8,
-        parameters: Iterable[Any] | None = None,
-        weight_decay: float | None = None,
-        grad_clip: ClipGradBase | None = None,
+        parameters: Parameters | None = None,
+        weight_decay: Number | None = None,
+        grad_clip: Clip | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__(

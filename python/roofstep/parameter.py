@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
 from roofstep import _core, checks
 from roofstep.regularizer import WeightDecayRegularizer, as_regularizer
 from roofstep.rows import SelectedRows
+from roofstep.types import Array, Decay, Group, Readable, Tensor
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class ParamAttr:
 
     name: str | None = None
     learning_rate: float = 1.0
-    regularizer: WeightDecayRegularizer | float | None = None
+    regularizer: Decay = None
     need_clip: bool = True
     trainable: bool = True
 
@@ -107,12 +108,10 @@ class Parameter:
     # Whether torch is to be told when a parameter of the class is written.
     counts_writes: ClassVar[bool] = False
 
-    data: np.ndarray[Any, Any]
-    grad: np.ndarray[Any, Any] | SelectedRows | None
+    data: Array
+    grad: Array | SelectedRows | None
 
-    def __init__(
-        self, data: np.ndarray[Any, Any], name: str | None = None, attr: ParamAttr | None = None
-    ) -> None:
+    def __init__(self, data: Array, name: str | None = None, attr: ParamAttr | None = None) -> None:
         if attr is not None and not isinstance(attr, ParamAttr):
             raise TypeError(f"attr: expected a ParamAttr, got {attr!r}; use ParamAttr(...)")
         attr = attr or ParamAttr()
@@ -143,12 +142,12 @@ class Parameter:
         return None
 
     @property
-    def array(self) -> np.ndarray[Any, Any]:
+    def array(self) -> Array:
         """The data as a NumPy array over the same memory."""
         return self.data
 
     @property
-    def live(self) -> np.ndarray[Any, Any]:
+    def live(self) -> Array:
         """The same, to be written outside of a step."""
         return self.array
 
@@ -160,7 +159,7 @@ class Parameter:
     def expect_other_memory(self) -> None:
         """Lets the states, which have just been loaded, belong to whatever the data is next."""
 
-    def is_at(self, array: np.ndarray[Any, Any]) -> bool:
+    def is_at(self, array: Array) -> bool:
         """Whether the data still is what `array` gave earlier."""
         return self.data is array
 
@@ -173,7 +172,7 @@ class Parameter:
         """Whether the gradient is no longer this one."""
         return self.grad is not old
 
-    def as_own(self, array: np.ndarray[Any, Any]) -> Any:
+    def as_own(self, array: Array) -> Any:
         """An array as one of the library whose the data is, over the same memory."""
         return array
 
@@ -192,3 +191,13 @@ class Parameter:
     def __repr__(self) -> str:
         shape = tuple(self.data.shape)
         return f"Parameter(name={self.name!r}, shape={shape}, dtype={self.data.dtype})"
+
+
+# What is taken for a parameter, for all of them or for their groups, for some, and for a gradient.
+Steppable: TypeAlias = Parameter | Array | Tensor
+Parameters: TypeAlias = Iterable[Steppable | Group]
+Which: TypeAlias = Iterable[Steppable | str]
+Gradient: TypeAlias = Readable | SelectedRows
+
+# What is returned: the gradient is of the library that computed it.
+Pair: TypeAlias = tuple[Parameter, Any]

@@ -8,13 +8,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-
 from roofstep import _core, custom, tensors, threads
 from roofstep.clip import is_fused
 from roofstep.parameter import Parameter
+from roofstep.types import Array
 
-Array = np.ndarray[Any, Any]
 Group = dict[str, Any]
 Gradients = tuple[Array | None, ...]
 

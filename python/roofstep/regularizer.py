@@ -13,7 +13,7 @@ from roofstep import _core, checks, libraries
 if TYPE_CHECKING:
     from roofstep.parameter import Parameter
 
-Array = np.ndarray[Any, Any]
+from roofstep.types import Array
 
 
 class WeightDecayRegularizer(ABC):

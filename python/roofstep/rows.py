@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from roofstep import checks
-
-Array = np.ndarray[Any, Any]
+from roofstep.types import Array
 
 
 class SelectedRows:

@@ -12,8 +12,7 @@ import numpy as np
 from roofstep import checks
 from roofstep.parameter import Parameter
 from roofstep.plan import Keeps, State
-
-Array = np.ndarray[Any, Any]
+from roofstep.types import Array
 
 _ALIGNMENT = 64
 _HUGE_PAGE = 2 << 20

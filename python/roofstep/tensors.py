@@ -11,8 +11,7 @@ import numpy as np
 from roofstep import _core
 from roofstep.parameter import ParamAttr, Parameter
 from roofstep.rows import SelectedRows
-
-Array = np.ndarray[Any, Any]
+from roofstep.types import Array
 
 
 class TensorParameter(Parameter):

@@ -12,8 +12,6 @@ import roofstep
 from roofstep import _core, state
 from roofstep.plan import State
 
-Array = np.ndarray[Any, Any]
-
 
 class Pass(NamedTuple):
     """How many arrays of the parameter's size a pass rewrites, and how many it only reads."""

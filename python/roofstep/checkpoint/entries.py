@@ -11,8 +11,7 @@ import numpy as np
 
 from roofstep.parameter import Parameter
 from roofstep.plan import Keeps
-
-Array = np.ndarray[Any, Any]
+from roofstep.types import Array
 
 _MOST_STEPS = 2**62  # an int64 count must not overflow
 

@@ -13,8 +13,7 @@ import numpy as np
 from roofstep.checkpoint import entries
 from roofstep.checkpoint.entries import Entry, Sorted
 from roofstep.plan import Group, Keeps
-
-Array = np.ndarray[Any, Any]
+from roofstep.types import Array
 
 # `paddle.load` takes this out of its files, pickle does not.
 _BOOKKEEPING = "StructuredToParameterName@@"

@@ -50,8 +50,11 @@ def parameters(tree: Any) -> list[Parameter]:
         ['dense/bias', 'dense/kernel']
         >>> decayed = [p for p in found if p.data.ndim > 1]
         >>> others = [p for p in found if p.data.ndim <= 1]
-        >>> groups = [{"params": decayed}, {"params": others, "weight_decay": None}]
-        >>> optimizer = roofstep.AdamW(1e-3, parameters=groups, weight_decay=0.1)
+        >>> optimizer = roofstep.AdamW(
+        ...     1e-3,
+        ...     parameters=[{"params": decayed}, {"params": others, "weight_decay": None}],
+        ...     weight_decay=0.1,
+        ... )
     """
     return [Parameter(leaf, name=name) for name, leaf in _leaves(tree) if leaf is not None]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, SupportsFloat
 
 import numpy as np
 
@@ -16,10 +16,9 @@ from roofstep.lbfgs.line_search import Trial, Try, strong_wolfe
 from roofstep.lbfgs.progress import Progress, restored
 from roofstep.lbfgs.space import Part, Space
 from roofstep.optimizer import Optimizer
-from roofstep.parameter import Parameter
+from roofstep.parameter import Parameter, Parameters
 from roofstep.regularizer import L1Decay, L2Decay
-
-Array = np.ndarray[Any, Any]
+from roofstep.types import Array, Decay, Rate
 
 
 def _line_search(name: str, value: object) -> str:
@@ -103,15 +102,15 @@ class LBFGS(Optimizer):
 
     def __init__(
         self,
-        learning_rate: Any = 1.0,
+        learning_rate: Rate = 1.0,
         max_iter: int = 20,
         max_eval: int | None = None,
         tolerance_grad: float = 1e-7,
         tolerance_change: float = 1e-9,
         history_size: int = 100,
         line_search_fn: str | None = None,
-        parameters: Iterable[Any] | None = None,
-        weight_decay: Any = None,
+        parameters: Parameters | None = None,
+        weight_decay: Decay = None,
         grad_clip: None = None,
         name: str | None = None,
     ) -> None:
@@ -177,7 +176,7 @@ class LBFGS(Optimizer):
                 parts[name] = Part(name, parameter, l1, l2)
         return [parts[name] for name, p in self._parameters.items() if p.trainable]
 
-    def step(self, closure: Callable[[], Any]) -> float:  # type: ignore[override]
+    def step(self, closure: Callable[[], SupportsFloat]) -> float:  # type: ignore[override]
         """Iterate, at most ``max_iter`` times, until a tolerance is met.
 
         A parameter without a gradient has the gradient 0; one that is not trainable stays.
@@ -216,7 +215,9 @@ class LBFGS(Optimizer):
             finally:
                 progress.evaluations += space.evaluations
 
-    def _iterate(self, space: Space, closure: Callable[[], Any], learning_rate: float) -> float:
+    def _iterate(
+        self, space: Space, closure: Callable[[], SupportsFloat], learning_rate: float
+    ) -> float:
         progress, search = self._progress, self._search
         most = search["max_eval"] or search["max_iter"] * 5 // 4
         at = space.evaluate(closure)
@@ -299,7 +300,9 @@ class LBFGS(Optimizer):
         _refuse("apply_gradients")
 
 
-def _along(space: Space, closure: Callable[[], Any], origin: Array, direction: Array) -> Try:
+def _along(
+    space: Space, closure: Callable[[], SupportsFloat], origin: Array, direction: Array
+) -> Try:
     """The loss as a function of the length along a direction."""
 
     def attempt(length: float) -> Trial:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from roofstep.types import Array
 
 # Elements of float64 that stay in a cache beside their operands.
 _BLOCK = 1 << 14

@@ -9,8 +9,8 @@ import numpy as np
 
 from roofstep.lbfgs.curvature import Curvature, Pair
 from roofstep.lbfgs.space import Evaluation, Space
+from roofstep.types import Array
 
-Array = np.ndarray[Any, Any]
 T = TypeVar("T")
 
 _VECTORS = ("d", "prev_flat_grad")

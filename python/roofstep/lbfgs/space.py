@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 
 from roofstep import _core, checks, tensors
 from roofstep.parameter import Parameter
-
-Array = np.ndarray[Any, Any]
+from roofstep.types import Array
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Space:
         """What makes a loss another function: other parts, shapes, dtypes or decays."""
         return tuple((p.name, a.shape, a.dtype.str, p.l1, p.l2) for p, a in self._parts)
 
-    def evaluate(self, closure: Callable[[], Any]) -> Evaluation:
+    def evaluate(self, closure: Callable[[], SupportsFloat]) -> Evaluation:
         """The loss and the gradient at the point where the parameters are.
 
         Args:

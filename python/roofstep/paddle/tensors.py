@@ -7,7 +7,6 @@ from collections.abc import Callable
 from operator import attrgetter, itemgetter
 from typing import Any, NoReturn
 
-import numpy as np
 import paddle
 from paddle.utils.dlpack import from_dlpack
 
@@ -15,8 +14,7 @@ from roofstep import _core, checks
 from roofstep.regularizer import WeightDecayRegularizer, as_regularizer
 from roofstep.rows import SelectedRows
 from roofstep.tensors import Rows, TensorParameter, as_numbers
-
-Array = np.ndarray[Any, Any]
+from roofstep.types import Array
 
 
 class PaddleParameter(TensorParameter):

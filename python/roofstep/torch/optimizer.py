@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch.optim.optimizer import ParamsT
 
 from roofstep import _core, checks, plan, state, threads
 from roofstep.clip import ClipGradBase, ClipGradByGlobalNorm, as_clip, is_fused
@@ -28,8 +29,8 @@ from roofstep.torch.state import (
     scalar_dtype,
 )
 from roofstep.torch.tensors import TorchParameter
+from roofstep.types import Array
 
-Array = np.ndarray[Any, Any]
 Group = dict[str, Any]
 
 # What GradScaler sets on an optimizer for the time of a step.
@@ -83,7 +84,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def __init__(
         self,
-        params: Any,
+        params: ParamsT,
         defaults: dict[str, Any],
         grad_clip: ClipGradBase | None,
         step_in_backward: bool,

@@ -7,12 +7,11 @@ from itertools import chain
 from operator import is_, itemgetter
 from typing import Any
 
-import numpy as np
 import torch
 
 from roofstep import checks
+from roofstep.types import Array
 
-Array = np.ndarray[Any, Any]
 Own = dict[str, Any]  # what is kept of one parameter
 
 

@@ -10,8 +10,8 @@ import paddle
 from roofstep import _core
 from roofstep.parameter import ParamAttr, Parameter
 from roofstep.regularizer import as_regularizer
+from roofstep.types import Array
 
-Array = np.ndarray[Any, Any]
 Value = Any  # paddle.pir.Value, of which nothing is kept: one whose program is gone ends a process
 
 
