@@ -6,7 +6,7 @@ alone, a schedule may jump (``step(epoch)``), stop and resume (``state_dict``), 
 (``last_epoch``) and stand inside another one (:class:`LinearWarmup`, :class:`SequentialLR`). The
 one with a memory is :class:`ReduceOnPlateau`, which follows a metric.
 
-In the formulas ``e`` is the epoch, counted from 0, and ``lr`` is the argument `learning_rate`.
+In the formulas ``e`` is the epoch, counted from 0, and ``lr`` is the argument ``learning_rate``.
 Every rate is finite and >= 0. The last two arguments of a schedule are those of
 :class:`LRScheduler`. An argument that does not fit raises TypeError (wrong kind) or ValueError
 (wrong value), naming the argument and what it must be.
@@ -96,19 +96,19 @@ def _metric(name: str, value: Any) -> float:
 
 
 class LRScheduler:
-    """Base of all schedules; a subclass gives the rate of epoch `self.last_epoch` in `get_lr`.
+    """Base of all schedules; a subclass gives the rate of epoch ``self.last_epoch`` in `get_lr`.
 
     A subclass sets what `get_lr` needs before it calls ``super().__init__``, which ends with a
-    first `step`: after construction `last_epoch` is the given one plus 1.
+    first `step`: after construction ``last_epoch`` is the given one plus 1.
 
     Args:
-        learning_rate: base rate, kept as `base_lr`. Default 0.1.
+        learning_rate: base rate, kept as ``base_lr``. Default 0.1.
         last_epoch: epoch before the first one, so that -1 starts at epoch 0. Default -1.
         verbose: print the rate at each step. Default False.
 
     Raises:
-        TypeError: `learning_rate` is no real number, `last_epoch` no whole number.
-        ValueError: `learning_rate` is negative, infinite or NaN, or `last_epoch` < -1.
+        TypeError: ``learning_rate`` is no real number, ``last_epoch`` no whole number.
+        ValueError: ``learning_rate`` is negative, infinite or NaN, or ``last_epoch`` < -1.
 
     Example:
         >>> from roofstep import lr
@@ -140,7 +140,7 @@ class LRScheduler:
         self.step()
 
     def get_lr(self) -> float:
-        """Compute the rate of epoch `self.last_epoch`; each schedule has its own formula."""
+        """Compute the rate of epoch ``self.last_epoch``; each schedule has its own formula."""
         raise NotImplementedError(f"{type(self).__name__}: define get_lr(self) -> float")
 
     def __call__(self) -> float:
@@ -148,7 +148,7 @@ class LRScheduler:
         return self.last_lr
 
     def step(self, epoch: int | None = None) -> None:
-        """Go to the next epoch, or straight to `epoch`; a step that is refused changes nothing."""
+        """Go to the next epoch, or straight to ``epoch``; one that is refused changes nothing."""
         before = self.last_epoch
         self.last_epoch = before + 1 if epoch is None else checks.whole("epoch", epoch, 0)
         try:
@@ -172,7 +172,7 @@ class LRScheduler:
         return {}
 
     def state_keys(self) -> None:
-        """Set `self.keys`, the names of the attributes to save; override it to add some."""
+        """Set ``self.keys``, the names of the attributes to save; override it to add some."""
         self.keys = ["last_epoch", "last_lr"]
 
     def state_dict(self) -> dict[str, Any]:
@@ -258,15 +258,16 @@ class LRScheduler:
 
 
 def preview(scheduler: LRScheduler, steps: int) -> list[float]:
-    """List the rates of `steps` epochs from the current one on, without moving `scheduler`.
+    """List the rates of ``steps`` epochs from the current one on, without moving ``scheduler``.
 
     Args:
         scheduler: any schedule but :class:`ReduceOnPlateau`, whose coming metrics are unknown.
         steps: number of epochs, >= 1.
 
     Raises:
-        TypeError: `scheduler` is no LRScheduler, or comes to a ReduceOnPlateau; `steps` is no int.
-        ValueError: `steps` < 1, or the schedule ends earlier (:class:`OneCycleLR`).
+        TypeError: ``scheduler`` is no LRScheduler, or comes to a ReduceOnPlateau, or ``steps`` is
+            no int.
+        ValueError: ``steps`` < 1, or the schedule ends earlier (:class:`OneCycleLR`).
 
     Example:
         >>> from roofstep import lr
@@ -305,7 +306,7 @@ class ConstantLR(LRScheduler):
         last_epoch, verbose: see :class:`LRScheduler`.
 
     Raises:
-        TypeError, ValueError: `learning_rate` is no real number in [0, inf).
+        TypeError, ValueError: ``learning_rate`` is no real number in [0, inf).
 
     Example:
         >>> from roofstep import lr
@@ -318,7 +319,7 @@ class ConstantLR(LRScheduler):
 
 
 class ExponentialDecay(LRScheduler):
-    """Multiply by `gamma` at each epoch: ``lr * gamma**e``.
+    """Multiply by ``gamma`` at each epoch: ``lr * gamma**e``.
 
     Args:
         learning_rate: rate at epoch 0.
@@ -408,7 +409,7 @@ class LambdaDecay(LRScheduler):
         last_epoch, verbose: see :class:`LRScheduler`.
 
     Raises:
-        TypeError: `lr_lambda` cannot be called, or the rate it leads to is no real number.
+        TypeError: ``lr_lambda`` cannot be called, or the rate it leads to is no real number.
         ValueError: the rate it leads to is negative, infinite or NaN.
 
     Example:
@@ -442,7 +443,7 @@ class MultiplicativeDecay(LRScheduler):
         last_epoch, verbose: see :class:`LRScheduler`.
 
     Raises:
-        TypeError: `lr_lambda` cannot be called, or the rate it leads to is no real number.
+        TypeError: ``lr_lambda`` cannot be called, or the rate it leads to is no real number.
         ValueError: the rate it leads to is negative, infinite or NaN.
 
     Example:
@@ -466,7 +467,7 @@ class MultiplicativeDecay(LRScheduler):
 
 
 class StepDecay(LRScheduler):
-    """Multiply by `gamma` every `step_size` epochs: ``lr * gamma**(e // step_size)``.
+    """Multiply by ``gamma`` every ``step_size`` epochs: ``lr * gamma**(e // step_size)``.
 
     Args:
         learning_rate: rate at epoch 0.
@@ -500,7 +501,7 @@ class StepDecay(LRScheduler):
 
 
 class MultiStepDecay(LRScheduler):
-    """Multiply by `gamma` at each milestone: ``lr * gamma**(number of milestones <= e)``.
+    """Multiply by ``gamma`` at each milestone: ``lr * gamma**(number of milestones <= e)``.
 
     Args:
         learning_rate: rate before the first milestone.
@@ -509,8 +510,8 @@ class MultiStepDecay(LRScheduler):
         last_epoch, verbose: see :class:`LRScheduler`.
 
     Raises:
-        TypeError: an argument is no number, or `milestones` no sequence of them.
-        ValueError: a number is outside its interval, or `milestones` do not increase.
+        TypeError: an argument is no number, or ``milestones`` no sequence of them.
+        ValueError: a number is outside its interval, or ``milestones`` do not increase.
 
     Example:
         >>> from roofstep import lr
@@ -545,7 +546,8 @@ class PiecewiseDecay(LRScheduler):
 
     Raises:
         TypeError: an argument is no sequence of real numbers.
-        ValueError: `boundaries` are empty or do not increase, or the number of `values` is another.
+        ValueError: ``boundaries`` are empty or do not increase, or the number of ``values`` is
+            another.
 
     Example:
         >>> from roofstep import lr
@@ -585,7 +587,7 @@ class LinearLR(LRScheduler):
         learning_rate: the rate that is scaled.
         total_steps: epochs until the end of the line, >= 1.
         start_factor: factor at epoch 0, in (0, 1]. Default 1/3.
-        end_factor: factor from `total_steps` on, in [0, 1]. Default 1.
+        end_factor: factor from ``total_steps`` on, in [0, 1]. Default 1.
         last_epoch, verbose: see :class:`LRScheduler`.
 
     Raises:
@@ -617,17 +619,17 @@ class LinearLR(LRScheduler):
 
 
 class PolynomialDecay(LRScheduler):
-    """Go to `end_lr` along a power of the time left, then stay or, with `cycle`, begin again.
+    """Go to ``end_lr`` along a power of the time left, then stay or, with ``cycle``, begin again.
 
-    ``end_lr + (lr - end_lr) * (1 - min(e / D, 1))**power`` with ``D = decay_steps``; with `cycle`
-    D grows to the first multiple of `decay_steps` that is >= e.
+    ``end_lr + (lr - end_lr) * (1 - min(e / D, 1))**power`` with ``D = decay_steps``; with ``cycle``
+    D grows to the first multiple of ``decay_steps`` that is >= e.
 
     Args:
         learning_rate: rate at epoch 0.
-        decay_steps: epochs until `end_lr` is reached, >= 1.
+        decay_steps: epochs until ``end_lr`` is reached, >= 1.
         end_lr: rate at the end. Default 0.0001.
         power: exponent, > 0. Default 1, a line.
-        cycle: begin again, lower, after each `decay_steps` epochs. Default False.
+        cycle: begin again, lower, after each ``decay_steps`` epochs. Default False.
         last_epoch, verbose: see :class:`LRScheduler`.
 
     Raises:
@@ -662,7 +664,7 @@ class PolynomialDecay(LRScheduler):
 
 
 class CosineAnnealingDecay(LRScheduler):
-    """Swing between the rate and `eta_min` along a cosine of period ``2 * T_max``.
+    """Swing between the rate and ``eta_min`` along a cosine of period ``2 * T_max``.
 
     ``eta_min + (lr - eta_min) * (1 + cos(pi * e / T_max)) / 2``
 
@@ -670,8 +672,8 @@ class CosineAnnealingDecay(LRScheduler):
 
     Args:
         learning_rate: rate at epoch 0.
-        T_max: epochs until `eta_min` is reached, >= 1.
-        eta_min: rate at `T_max`. Default 0.
+        T_max: epochs until ``eta_min`` is reached, >= 1.
+        eta_min: rate at ``T_max``. Default 0.
         last_epoch, verbose: see :class:`LRScheduler`.
 
     Raises:
@@ -709,7 +711,7 @@ class InverseSqrt(LRScheduler):
     Source: Attention is all you need (Vaswani et al., 2017), arXiv:1706.03762.
 
     Args:
-        learning_rate: highest rate, at epoch `warmup_steps`.
+        learning_rate: highest rate, at epoch ``warmup_steps``.
         warmup_steps: epochs of the rise, >= 1.
         last_epoch, verbose: see :class:`LRScheduler`.
 
@@ -772,11 +774,11 @@ class NoamDecay(InverseSqrt):
 
 
 class WarmupStableDecay(LRScheduler):
-    """Rise from 0 on a line, hold, then fall to `end_lr` and stay there.
+    """Rise from 0 on a line, hold, then fall to ``end_lr`` and stay there.
 
     ``lr * e / W`` while e < W; ``lr`` while e < W + S;
     then ``end_lr + (lr - end_lr) * (1 - x**power)`` with ``x = min((e - W - S) / D, 1)``,
-    where W, S, D are `warmup_steps`, `stable_steps`, `decay_steps`.
+    where W, S, D are ``warmup_steps``, ``stable_steps``, ``decay_steps``.
 
     Source: MiniCPM (Hu et al., 2024), arXiv:2404.06395; power 0.5 is the "1-sqrt" of Hägele et
     al. (2024), arXiv:2405.18392.
@@ -826,7 +828,7 @@ class WarmupStableDecay(LRScheduler):
 
 
 class CosineAnnealingWarmRestarts(LRScheduler):
-    """Fall to `eta_min` along half a cosine, again and again, each time `T_mult` times longer.
+    """Fall to ``eta_min`` along half a cosine, again and again, each time ``T_mult`` times longer.
 
     ``eta_min + (lr - eta_min) * (1 + cos(pi * t / T)) / 2``, where ``t`` epochs have passed of the
     current run of ``T`` epochs; the runs last ``T_0, T_0 * T_mult, T_0 * T_mult**2, ...``
@@ -864,9 +866,9 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         super().__init__(learning_rate, last_epoch, verbose)
 
     def step(self, epoch: float | None = None) -> None:
-        """As in the base, but `epoch` may be a fraction, as in ``step(epoch + batch / batches)``.
+        """As in the base, but ``epoch`` may be a fraction, as in ``step(epoch + batch / batches)``.
 
-        `last_epoch` is then its whole part, and the next `step()` goes to the next whole epoch.
+        ``last_epoch`` is then its whole part, and the next `step()` goes to the next whole epoch.
         """
         if epoch is None:
             self._fraction = 0.0
@@ -888,8 +890,8 @@ class CosineAnnealingWarmRestarts(LRScheduler):
 class CyclicLR(LRScheduler):
     """Climb to a highest rate and come down again on lines, in every cycle.
 
-    ``lr + (max - lr) * h * scale``, where ``h`` rises from 0 to 1 over `step_size_up` epochs and
-    falls back over `step_size_down`, and `scale` is, with ``c`` the cycle counted from 1:
+    ``lr + (max - lr) * h * scale``, where ``h`` rises from 0 to 1 over ``step_size_up`` epochs and
+    falls back over ``step_size_down``, and ``scale`` is, with ``c`` the cycle counted from 1:
     'triangular' 1; 'triangular2' ``0.5**(c - 1)``; 'exp_range' ``exp_gamma**e``.
 
     Source: Cyclical learning rates for training neural networks (Smith, 2017), arXiv:1506.01186.
@@ -901,12 +903,12 @@ class CyclicLR(LRScheduler):
         step_size_down: epochs of the way down, >= 1. Default None: as many as up.
         mode: 'triangular', 'triangular2' or 'exp_range'. Default 'triangular'.
         exp_gamma: base of 'exp_range', > 0. Default 1.
-        scale_fn: function that gives the scale instead of `mode`. Default None.
-        scale_mode: what `scale_fn` is given: 'cycle' (c) or 'iterations' (e). Default 'cycle'.
+        scale_fn: function that gives the scale instead of ``mode``. Default None.
+        scale_mode: what ``scale_fn`` is given: 'cycle' (c) or 'iterations' (e). Default 'cycle'.
         last_epoch, verbose: see :class:`LRScheduler`.
 
     Raises:
-        TypeError: an argument is no number of its kind, or `scale_fn` cannot be called.
+        TypeError: an argument is no number of its kind, or ``scale_fn`` cannot be called.
         ValueError: a number is outside its interval, or a mode is unknown.
 
     Example:
@@ -961,8 +963,8 @@ class OneCycleLR(LRScheduler):
     """Climb once to a highest rate, then anneal far below the first one.
 
     The rate passes ``max / divide_factor`` at epoch 0, ``max`` at ``P = phase_pct * total_steps -
-    1`` and `end_learning_rate` at ``total_steps - 1``, where it stays; with `three_phase` it also
-    passes ``max / divide_factor`` at ``2 * P``. A part x of the way from a to b it is
+    1`` and ``end_learning_rate`` at ``total_steps - 1``, where it stays; with ``three_phase`` it
+    also passes ``max / divide_factor`` at ``2 * P``. A part x of the way from a to b it is
     ``a * left + b * (1 - left)``, for 'cos' with ``left = (1 + cos(pi * x)) / 2``, for 'linear'
     with ``left = 1 - x``.
 
@@ -973,7 +975,7 @@ class OneCycleLR(LRScheduler):
         total_steps: epochs of the cycle, >= 1; there is no epoch beyond it.
         divide_factor: what the highest rate is divided by to get the first, > 0. Default 25.
         end_learning_rate: last rate. Default 0.0001.
-        phase_pct: part of the cycle spent climbing, in [0, 1]; with `three_phase` in [0, 0.5).
+        phase_pct: part of the cycle spent climbing, in [0, 1]; with ``three_phase`` in [0, 0.5).
             Default 0.3.
         anneal_strategy: 'cos' or 'linear'. Default 'cos'.
         three_phase: come down as long as going up, then anneal. Default False.
@@ -981,8 +983,8 @@ class OneCycleLR(LRScheduler):
 
     Raises:
         TypeError: an argument is no number of its kind.
-        ValueError: a number is outside its interval, `anneal_strategy` is unknown, or a step goes
-            beyond `total_steps`.
+        ValueError: a number is outside its interval, ``anneal_strategy`` is unknown, or a step goes
+            beyond ``total_steps``.
 
     Example:
         >>> from roofstep import lr
@@ -1033,15 +1035,15 @@ class OneCycleLR(LRScheduler):
 
 
 class ReduceOnPlateau(LRScheduler):
-    """Multiply by `factor` when a metric has not improved for more than `patience` epochs.
+    """Multiply by ``factor`` when a metric has not improved for more than ``patience`` epochs.
 
     A metric m improves, for 'min', if ``m < best - threshold * |best|`` ('rel') or
     ``m < best - threshold`` ('abs'); for 'max' if ``m > best + ...``. The first improves if it is
     neither NaN nor the worst infinity; NaN never improves. The new rate is
     ``max(rate * factor, min_lr)``.
 
-    It starts at epoch 0 without a step. Its state besides `last_epoch` and `last_lr` is `best`,
-    `num_bad_epochs` and `cooldown_counter`. An outer schedule passes the metric on by
+    It starts at epoch 0 without a step. Its state besides ``last_epoch`` and ``last_lr`` is
+    ``best``, ``num_bad_epochs`` and ``cooldown_counter``. An outer schedule passes the metric on by
     ``step(metrics=...)`` and starts it afresh at its epoch 0, where no metric is needed.
 
     Args:
@@ -1050,7 +1052,8 @@ class ReduceOnPlateau(LRScheduler):
         factor: factor of a reduction, in [0, 1). Default 0.1.
         patience: epochs without improvement that are borne, >= 0. Default 10.
         threshold: what an improvement must exceed, >= 0. Default 0.0001.
-        threshold_mode: 'rel', as a part of `best`, or 'abs', in units of the metric. Default 'rel'.
+        threshold_mode: 'rel', as a part of ``best``, or 'abs', in units of the metric. Default
+            'rel'.
         cooldown: epochs after a reduction in which the metric is not looked at, >= 0. Default 0.
         min_lr: lowest rate. Default 0.
         epsilon: a reduction by no more than this is left out, >= 0. Default 1e-8.
@@ -1107,15 +1110,15 @@ class ReduceOnPlateau(LRScheduler):
     def step(  # type: ignore[override]  # Paddle's order: the metric comes first
         self, metrics: SupportsFloat, epoch: int | None = None
     ) -> None:
-        """Go to the next epoch, or to `epoch`, with the metric of the epoch that has ended.
+        """Go to the next epoch, or to ``epoch``, with the metric of the epoch that has ended.
 
         Args:
             metrics: a real number, or an array or tensor of one element; only its value is kept.
             epoch: number of the epoch. Default None: the next one.
 
         Raises:
-            TypeError: `metrics` is neither, or `epoch` is no whole number.
-            ValueError: `epoch` < 0.
+            TypeError: ``metrics`` is neither, or ``epoch`` is no whole number.
+            ValueError: ``epoch`` < 0.
         """
         metric = _metric("metrics", metrics)
         self.last_epoch = self.last_epoch + 1 if epoch is None else checks.whole("epoch", epoch, 0)
@@ -1164,11 +1167,11 @@ class _Composite(LRScheduler):
     """Hands each epoch, counted anew, to one of the schedules inside, and the metric with it."""
 
     def _select(self, epoch: int) -> tuple[LRScheduler | None, int]:
-        """Give the schedule of `epoch`, None if it is our own, and the epoch it starts at."""
+        """Give the schedule of ``epoch``, None if it is our own, and the epoch it starts at."""
         raise NotImplementedError
 
     def step(self, epoch: int | None = None, metrics: SupportsFloat | None = None) -> None:
-        """Go to the next epoch, or straight to `epoch`.
+        """Go to the next epoch, or straight to ``epoch``.
 
         Args:
             epoch: number of the epoch. Default None: the next one.
@@ -1176,8 +1179,8 @@ class _Composite(LRScheduler):
                 other schedules do not look at it. Default None.
 
         Raises:
-            TypeError: `epoch` is no whole number, or a ReduceOnPlateau needs a metric.
-            ValueError: `epoch` < 0, or a nested schedule ends before it.
+            TypeError: ``epoch`` is no whole number, or a ReduceOnPlateau needs a metric.
+            ValueError: ``epoch`` < 0, or a nested schedule ends before it.
         """
         target = self.last_epoch + 1 if epoch is None else checks.whole("epoch", epoch, 0)
         inner, start = self._select(target)
@@ -1201,11 +1204,11 @@ class LinearWarmup(_Composite):
         learning_rate: what follows: a schedule, which from now on is moved by this one, or a rate.
         warmup_steps: epochs of the rise, >= 1.
         start_lr: rate at epoch 0.
-        end_lr: rate that the line ends at, > `start_lr`.
+        end_lr: rate that the line ends at, > ``start_lr``.
         last_epoch, verbose: see :class:`LRScheduler`.
 
     Raises:
-        TypeError: `learning_rate` is neither, or an argument is no number of its kind.
+        TypeError: ``learning_rate`` is neither, or an argument is no number of its kind.
         ValueError: a number is outside its interval, or ``end_lr <= start_lr``.
 
     Example:
@@ -1266,8 +1269,8 @@ class SequentialLR(_Composite):
         last_epoch, verbose: see :class:`LRScheduler`.
 
     Raises:
-        TypeError: `schedules` is no sequence of LRScheduler, or `milestones` none of int.
-        ValueError: the numbers of both do not fit, or `milestones` do not increase.
+        TypeError: ``schedules`` is no sequence of LRScheduler, or ``milestones`` none of int.
+        ValueError: the numbers of both do not fit, or ``milestones`` do not increase.
 
     Example:
         >>> from roofstep import lr

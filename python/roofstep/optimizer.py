@@ -436,7 +436,7 @@ class Optimizer:
     def apply_gradients(
         self, params_grads: Iterable[tuple[Steppable | str, Gradient | None]]
     ) -> list[Any]:
-        """Clip, decay and update by these gradients, whatever `.grad` holds.
+        """Clip, decay and update by these gradients, whatever ``.grad`` holds.
 
         Args:
             params_grads: pairs of a parameter (or its array or tensor, or its name) and its
@@ -639,7 +639,7 @@ class Optimizer:
         """All that training goes on from: states, step counts, settings, the schedule; as copies.
 
         Returns:
-            Arrays: ``{parameter}_{state}_0`` and ``{parameter}_step_0`` for every parameter that
+            ``{parameter}_{state}_0`` and ``{parameter}_step_0``, arrays, for every parameter that
             has been stepped; an average that has not begun is left out. The rest is plain data,
             which survives json: ``learning_rate``, the number, or ``LR_Scheduler``, the state of
             the schedule; ``param_groups``, a list of dicts with the names of their ``params`` and

@@ -12,12 +12,8 @@ class SelectedRows:
     r"""A gradient of which only some rows are there, as that of an embedding; the others are zeros.
 
     A row is what the first dimension of a parameter counts. A row number may stand there several
-    times: the values are added up in their order, so that the bits of a step are those of
-
-    .. code-block:: python
-
-        dense = np.zeros_like(parameter.data)
-        np.add.at(dense, rows, values)
+    times: the values are added up in their order, so that the bits of a step are those of the dense
+    gradient that ``numpy.add.at(dense, rows, values)`` makes of zeros.
 
     `SGD`, `Adagrad`, `Adam` and `AdamW` take it wherever a gradient is expected: as ``p.grad``, in
     the pairs of `Optimizer.apply_gradients`, from the loss of `Optimizer.minimize`. Nothing of the

@@ -1,4 +1,4 @@
-"""Examples and the README's code in each framework run, and both sides of an example agree."""
+"""Examples and the pages' code in each framework run, and both sides of an example agree."""
 
 from __future__ import annotations
 
@@ -10,18 +10,22 @@ from pathlib import Path
 
 import pytest
 
-from test_docs import PAGES, TOP, blocks_of
+import harness
+import pairs
+import test_jax
+from test_docs import PAGES, TOP, blocks_of, rows_of
 
 EXAMPLES = sorted(TOP.glob("examples/*.py"))
 BLOCKS = [block for page in PAGES for block in blocks_of(page, in_frameworks=True)]
 
 
-def output_of(*arguments: str) -> str:
+def output_of(*arguments: str, cwd: Path = TOP) -> str:
     """What Python prints, in a process of its own: frameworks share threads, modes and seeds."""
     # Threads that spin for each other take minutes where other work keeps a core busy.
     patient = {"OMP_WAIT_POLICY": "passive", "OPENBLAS_NUM_THREADS": "1"}
     run = subprocess.run(
         [sys.executable, *arguments],
+        cwd=cwd,
         env={**os.environ, **patient},
         capture_output=True,
         text=True,
@@ -56,10 +60,25 @@ def imports_of(block: str) -> str:
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=imports_of)
-def test_code_in_a_framework(block: str) -> None:
-    output_of("-c", block)
+def test_code_in_a_framework(block: str, tmp_path: Path) -> None:
+    output_of("-c", block, cwd=tmp_path)
 
 
 def test_every_framework_is_shown() -> None:
     shown = {name for block in BLOCKS for name in imports_of(block).split(", ")}
     assert {"roofstep.torch", "roofstep.paddle", "roofstep.jax"} <= shown
+
+
+def test_the_differences_on_the_page_are_those_of_the_tests() -> None:
+    shown = dict(rows_of("numerics.md", "Beside torch, Paddle and optax"))
+    limits = {name: limit for name, (*_, limit) in test_jax.PEERS.items()}
+    assert shown == {
+        "torch": f"{pairs.BUDGET:g} ULPs of the largest element, "
+        f"RAdam {pairs.BUDGET_OF_DIFFERENCES:g}",
+        "Paddle, float32": f"`{harness.BARS['float32']} * max(1, abs(b))`",
+        "Paddle, float64": f"`{harness.BARS['float64']} * max(1, abs(b))`",
+        "optax, SGD and momentum": f"{limits['sgd']} ULPs",
+        "optax, Adam and AdamW": f"{limits['adam']} ULPs of the largest weight",
+    }
+    assert limits["sgd"] == limits["momentum"] == limits["nesterov"]
+    assert limits["adam"] == limits["adamw"] == limits["clipped"]

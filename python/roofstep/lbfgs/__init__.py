@@ -49,9 +49,9 @@ class LBFGS(Optimizer):
     the memory of two vectors for each pair and some ten more. The pairs are those of one function:
     they are forgotten when another set of parameters is trainable, or a dtype or decay has changed.
 
-    `state_dict` has what it remembers under ``state``, with Paddle's names and arrays among it, and
-    its own settings under ``search``; `set_state_dict` takes Paddle's too. A line search ends as in
-    Paddle, where torch stops it at ``max_eval``.
+    ``state_dict`` has what it remembers under ``state``, with Paddle's names and arrays among it,
+    and its own settings under ``search``; ``set_state_dict`` takes Paddle's too. A line search ends
+    as in Paddle, where torch stops it at ``max_eval``.
 
     Args:
         learning_rate: :math:`\eta`, a number >= 0 or a schedule, read once in a step. Default 1.0.

@@ -24,9 +24,9 @@ def pdopt(optimizer: Optimizer, counter: int = 0) -> dict[str, Any]:
             these parameters in a process, 1 for the second. Default 0.
 
     Returns:
-        Arrays, which are copies: for every parameter that has been stepped the states, powers of
-        the betas and counts under Paddle's names; and ``LR_Scheduler``, the state of the schedule,
-        if there is one.
+        A dict of copies. It has for every parameter that has been stepped the states, powers of the
+        betas and counts under Paddle's names; and ``LR_Scheduler``, the state of the schedule, if
+        there is one.
 
     Raises:
         ValueError: Paddle has no such optimizer.

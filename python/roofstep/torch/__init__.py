@@ -5,7 +5,7 @@ it as with torch's own. On purpose it differs in this:
 
 - Settings are computed with in double and rounded once, in one stated order: results have the same
   bits on every CPU and with any number of threads, and are torch's but for the last bits.
-- `load_state_dict` copies; torch's goes on with the tensors of the dict, which are then shared.
+- ``load_state_dict`` copies; torch's goes on with the tensors of the dict, which are then shared.
 - ``capturable=True``, ``differentiable=True``, complex, half-precision and other devices' tensors
   are refused, and a parameter twice in a group, of which torch warns.
 - `SGD` without momentum and `Adagrad` take sparse gradients, COO tensors, with weight decay too. In

@@ -74,7 +74,7 @@ class SGD(Optimizer):
             gradient is complete, and drops the gradient. Not for a global norm, for gradients
             added up over several backward passes, for losses scaled by a GradScaler, or for
             backward passes in several threads at once. What is thawed later takes part from the
-            next `step` on.
+            next ``step`` on.
 
     Raises:
         TypeError, ValueError: a setting or a parameter is none that can be stepped.
