@@ -6,7 +6,7 @@
 #ifdef __linux__
 #include <sched.h>
 #endif
-#ifdef _OPENMP
+#if defined(_OPENMP) && !defined(_WIN32)
 #include <pthread.h>
 #endif
 
@@ -15,12 +15,16 @@ namespace roofstep {
 #ifdef _OPENMP
 int openmp_version() { return _OPENMP; }
 int max_threads() { return omp_get_max_threads(); }
+#else
+int openmp_version() { return 0; }
+int max_threads() { return 1; }
+#endif
+
+#if defined(_OPENMP) && !defined(_WIN32)
 void survive_fork() {
   pthread_atfork([] { omp_pause_resource_all(omp_pause_hard); }, nullptr, nullptr);
 }
 #else
-int openmp_version() { return 0; }
-int max_threads() { return 1; }
 void survive_fork() {}
 #endif
 

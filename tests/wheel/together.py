@@ -18,7 +18,6 @@ def roofstep() -> None:
     """An update on two threads is what NumPy says."""
     import roofstep
 
-    roofstep.set_num_threads(THREADS)
     parameter = roofstep.Parameter(np.ones(SIZE, "f4"))
     parameter.grad = np.arange(SIZE, dtype="f4")
     roofstep.SGD(0.5, parameters=[parameter]).step()
@@ -29,7 +28,6 @@ def torch() -> None:
     """Arithmetic on two threads is what NumPy says."""
     import torch
 
-    torch.set_num_threads(THREADS)
     assert "OpenMP" in torch.__config__.parallel_info()
     computed = torch.arange(SIZE, dtype=torch.float32).mul(-0.5).add(1)
     assert np.array_equal(computed.numpy(), 1 - 0.5 * np.arange(SIZE, dtype="f4"))
@@ -58,7 +56,9 @@ def main(arguments: list[str]) -> None:
     """Imports, computes, and prints the state after the imports and after each computation."""
     border = arguments.index("--")
     for name in arguments[:border]:
-        importlib.import_module(name)
+        library = importlib.import_module(name)
+        if name != "sklearn":
+            library.set_num_threads(THREADS)  # torch starts a thread here that is not OpenMP's
     states = [state()]
     for name in arguments[border + 1 :]:
         {"roofstep": roofstep, "torch": torch, "sklearn": sklearn}[name]()
