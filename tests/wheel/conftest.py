@@ -118,3 +118,13 @@ def furnished(new_environment: Callable[[], Environment], wheel: Path) -> Enviro
     environment = new_environment()
     environment.install(f"{wheel}[test]", "torch")
     return environment
+
+
+@pytest.fixture(scope="session")
+def workshop(new_environment: Callable[[], Environment]) -> Environment:
+    """With what users of the compiled door build with."""
+    environment = new_environment()
+    environment.install(
+        *("cffi", "cython", "numba", "pybind11", "pytest", "scikit-learn", "setuptools>=77")
+    )
+    return environment

@@ -35,6 +35,8 @@ extern "C" {
 /* The name of the PyCapsule that holds the table. */
 #define ROOFSTEP_CAPSULE "roofstep._core.kernels"
 
+/* From here to the end of the table there are plain declarations only, so that cffi and other
+ * readers of C take them as they are. */
 enum roofstep_status {
   ROOFSTEP_OK = 0,
   ROOFSTEP_BAD_POINTER = 1, /* an array is NULL though there are elements (or the reverse: mean_grad
@@ -56,7 +58,7 @@ typedef struct roofstep_kernels {
                       ptrdiff_t height, ptrdiff_t width, double learning_rate);
 
   /* v = momentum * v + g;  p -= learning_rate * v, or with Nesterov
-   p -= learning_rate * (g + momentum * v) */
+     p -= learning_rate * (g + momentum * v) */
   int (*momentum_f32)(float* param, const float* grad, float* velocity, ptrdiff_t n,
                       double learning_rate, double momentum, int use_nesterov);
   int (*momentum_f64)(double* param, const double* grad, double* velocity, ptrdiff_t n,
@@ -69,7 +71,7 @@ typedef struct roofstep_kernels {
                            double momentum, int use_nesterov);
 
   /* m = beta1 * m + (1 - beta1) * g;  v = beta2 * v + (1 - beta2) * g^2;
-   p -= learning_rate * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon) */
+     p -= learning_rate * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon) */
   int (*adam_f32)(float* param, const float* grad, float* moment1, float* moment2, ptrdiff_t n,
                   double learning_rate, double beta1, double beta2, double epsilon, int64_t t);
   int (*adam_f64)(double* param, const double* grad, double* moment1, double* moment2, ptrdiff_t n,
@@ -110,8 +112,8 @@ typedef struct roofstep_kernels {
                           double epsilon);
 
   /* s = rho * s + (1 - rho) * g^2;  v = momentum * v + learning_rate * g / sqrt(s + epsilon);
-   p -= v. If centered, a = rho * a + (1 - rho) * g, and s - a^2 stands in the root; else
-   mean_grad is NULL. */
+     p -= v. If centered, a = rho * a + (1 - rho) * g, and s - a^2 stands in the root; else
+     mean_grad is NULL. */
   int (*rmsprop_f32)(float* param, const float* grad, float* velocity, float* mean_square,
                      float* mean_grad, ptrdiff_t n, double learning_rate, double rho,
                      double epsilon, double momentum, int centered);
@@ -128,7 +130,7 @@ typedef struct roofstep_kernels {
                           double momentum, int centered);
 
   /* d = sign(beta1 * m + (1 - beta1) * g);  m = beta2 * m + (1 - beta2) * g;
-   p -= learning_rate * (d + weight_decay * p) */
+     p -= learning_rate * (d + weight_decay * p) */
   int (*lion_f32)(float* param, const float* grad, float* moment, ptrdiff_t n, double learning_rate,
                   double beta1, double beta2, double weight_decay);
   int (*lion_f64)(double* param, const double* grad, double* moment, ptrdiff_t n,
