@@ -46,7 +46,8 @@ def blocks_of(page: Path, in_frameworks: bool) -> list[str]:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_docstring_examples(name: str) -> None:
+def test_docstring_examples(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # some save files
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
@@ -74,7 +75,8 @@ def test_the_table_of_traffic_is_that_of_the_benchmark() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_code_of_a_page(page: Path) -> None:
+def test_code_of_a_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # some save files
     assert "```" in page.read_text()
     for block in blocks_of(page, in_frameworks=False):
         exec(compile(block, str(page), "exec"), {})
