@@ -148,8 +148,8 @@ def sort(
 
 def as_array(entry: Entry, problems: list[str]) -> Any:
     """The entry as NumPy has it, or what stands for it in a file, or None."""
-    if isinstance(entry.value, Stored):
-        return entry.value
+    if isinstance(entry.value, Stored):  # the small ones are asked for their values
+        return entry.value.array() if entry.value.size == 1 else entry.value
     try:
         return np.asarray(entry.value)
     except ValueError as error:  # ragged
@@ -203,7 +203,8 @@ def differences(values: Mapping[str, Stored], parameters: Mapping[str, Parameter
     """Why these cannot be the values of the parameters, as sentences."""
     found = [
         f"parameter {name!r} is not among those in the file"
-        for name in parameters.keys() - values.keys()
+        for name in parameters
+        if name not in values
     ]
     for name, value in values.items():
         if name not in parameters:

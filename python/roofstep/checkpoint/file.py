@@ -188,10 +188,6 @@ class Stored:
         self.read_into(array)
         return array
 
-    def item(self) -> Any:
-        """Its only element."""
-        return self.array().item()
-
     def __repr__(self) -> str:
         return repr(self.array())
 
@@ -240,7 +236,7 @@ class Saved:
         except (AttributeError, LookupError, RecursionError, TypeError, ValueError):
             is_whole = False
         if not is_whole:
-            self.refuse("one whose header is damaged: it has not the checksum that it had")
+            self.refuse("one whose header is damaged or written anew: its checksum has changed")
         self.tensors: dict[str, Stored] = {}
         end = len(start)
         for name, kind in kinds.items():

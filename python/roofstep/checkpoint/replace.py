@@ -65,9 +65,9 @@ def permissions(target: str) -> int | None:
         return None
     if not stat.S_ISREG(found):
         raise ValueError(
-            f"path: expected a file or nothing at {target!r}, got a "
-            f"{'directory' if stat.S_ISDIR(found) else 'device or the like'}; pass the name of a "
-            f"file"
+            f"path: expected a file, got {target!r}, which is a "
+            f"{'directory' if stat.S_ISDIR(found) else 'device, a pipe or a socket'}; pass the "
+            f"name of a file"
         )
     return stat.S_IMODE(found)
 
