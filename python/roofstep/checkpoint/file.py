@@ -113,25 +113,24 @@ def _blocks(array: Array, access: str) -> Any:
 
 def _header(kinds: Kinds, sums: Mapping[str, int], settings: str) -> bytes:
     """The file up to the first array."""
-
-    def with_sum(own: int) -> bytes:
-        entries: dict[str, Any] = {
-            "__metadata__": {
-                "roofstep": VERSION,
-                "settings": settings,
-                "crc32": json.dumps({name: _hex(one) for name, one in sums.items()}),
-                "header_crc32": _hex(own),
-            }
+    entries: dict[str, Any] = {
+        "__metadata__": {
+            "header_crc32": _hex(0),  # first, so that its place is known
+            "roofstep": VERSION,
+            "settings": settings,
+            "crc32": json.dumps({name: _hex(one) for name, one in sums.items()}),
         }
-        end = 0
-        for name, (dtype, shape) in kinds.items():
-            begin, end = end, end + _bytes((dtype, shape))
-            entries[name] = {"dtype": NAMES[dtype], "shape": shape, "data_offsets": [begin, end]}
-        text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        return len(text).to_bytes(8, "little") + text
-
-    return with_sum(zlib.crc32(with_sum(0)))
+    }
+    end = 0
+    for name, (dtype, shape) in kinds.items():
+        begin, end = end, end + _bytes((dtype, shape))
+        entries[name] = {"dtype": NAMES[dtype], "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    header = bytearray(len(text).to_bytes(8, "little") + text)
+    at = header.index(_hex(0).encode(), 8)
+    header[at : at + 8] = _hex(zlib.crc32(header)).encode()
+    return bytes(header)
 
 
 def _hex(checksum: int) -> str:
