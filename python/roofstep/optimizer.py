@@ -648,8 +648,7 @@ class Optimizer:
             their settings; ``defaults``, what a group takes that leaves a setting out;
             ``grad_clips``, the clips, to which the settings ``grad_clip`` point by position.
             Functions are left out, and of a clip or regularizer of your own there is the name of
-            its class alone. pickle takes it whole; or give the arrays to `numpy.savez` and the
-            rest to json, and join the two again.
+            its class alone. `save` writes all of it to a file, from the memory in use.
 
         Raises:
             TypeError, ValueError: a setting was edited to a bad value.
