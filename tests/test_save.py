@@ -173,13 +173,17 @@ def test_arrays_are_aligned_for_those_who_map_the_file(path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", file.NAMES, ids=str)
-@pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (5,), (7, 5, 3), (2**18 + 1, 3)], ids=str)
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (5,), (7, 5, 3), (2, 3, 1, 9)], ids=str)
+@pytest.mark.parametrize("block", [64, 1 << 20])
 def test_arrays_of_every_dtype_and_layout(
-    dtype: np.dtype[Any], shape: tuple[int, ...], path: Path
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    block: int,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Written in C order from any strides, read into any; the larger ones in several blocks."""
-    if 0 not in shape and np.prod(shape) > 1000 and dtype.itemsize not in (1, 8):
-        shape = shape[1:]
+    """Written in C order from any strides, read into any, in one block or in several."""
+    monkeypatch.setattr(file, "_BLOCK", block)
     whole = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
     layouts = [
         whole,
@@ -650,6 +654,29 @@ def test_a_save_that_fails_leaves_the_old_file(
     optimizer.save(path, parameters=True)
     again = poor("Adam", blank(optimizer), 0.25)
     again.load(path, parameters=True)
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[Any] = []
+
+    def sync(descriptor: int) -> None:
+        found = os.fstat(descriptor)
+        is_directory = stat.S_ISDIR(found.st_mode)
+        events.append(is_directory or os.pread(descriptor, found.st_size, 0))
+
+    def take_place(source: str, target: str) -> None:
+        events.append(target)
+        rename(source, target)
+
+    rename = os.replace
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", take_place)
+    optimizer = rich("Adam", parameters(), 0.5)
+    train(optimizer, 1)
+    optimizer.save(path)
+    assert events == [path.read_bytes(), str(path), True]
 
 
 def test_a_directory_that_cannot_be_synced_is_told_of(
