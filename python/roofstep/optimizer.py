@@ -747,8 +747,9 @@ class Optimizer:
         """Take over what `save` wrote, so that training goes on bit for bit.
 
         It is `set_state_dict` of what is in the file. The new states are in memory before the old
-        ones go; so are, for a moment, the new values of the parameters, which are then written to
-        where the parameters lie. Until all has been read and its checksums agree, nothing changes.
+        ones go (those of `LBFGS` twice, for a moment); so are the new values of the parameters,
+        which are then written to where the parameters lie. Until all has been read and its
+        checksums agree, nothing changes.
 
         Args:
             path: of the file.
