@@ -78,7 +78,8 @@ def commands_of(page: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_docstring_examples(name: str) -> None:
+def test_docstring_examples(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # some save files
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 

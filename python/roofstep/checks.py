@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any, TypeVar
@@ -97,6 +98,16 @@ def text(name: str, value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name}: expected a str, got {shown(value)}; pass its str()")
     return value
+
+
+def path(name: str, value: Any) -> str:
+    """The name of a file."""
+    try:
+        return os.fsdecode(value)
+    except TypeError:
+        raise TypeError(
+            f"{name}: expected a str or an os.PathLike, got {shown(value)}; pass the name of a file"
+        ) from None
 
 
 def choice(name: str, value: object, *choices: str) -> str:

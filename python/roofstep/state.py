@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -92,17 +92,25 @@ def _block(size: int) -> Any:
 
 
 def laid_out(
-    states: Mapping[str, Mapping[str, Array]], parameters: Mapping[str, Parameter]
+    states: Mapping[str, Mapping[str, Any]],
+    parameters: Mapping[str, Parameter],
+    fill: Callable[[Array, Any], None] = np.copyto,
 ) -> dict[str, dict[str, Array]]:
-    """Copies of states in memory of our own, each laid out as its parameter."""
+    """Copies of states in memory of our own, each laid out as its parameter.
+
+    Args:
+        states: arrays, or what `fill` knows and has a shape.
+        parameters: by name.
+        fill: writes one to memory.
+    """
     row = [(name, s, array) for name, named in states.items() for s, array in named.items()]
     memory = zeros(
-        (State(0.0, array.shape[0] if array.ndim > p.ndim else None), p)
+        (State(0.0, array.shape[0] if len(array.shape) > p.ndim else None), p)
         for name, _, array in row
         for p in [parameters[name].array]
     )
     copies: dict[str, dict[str, Array]] = {}
     for (name, s, array), own in zip(row, memory, strict=True):
-        own[...] = array
+        fill(own, array)
         copies.setdefault(name, {})[s] = own
     return copies

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from roofstep import _core, plan
-from roofstep.checkpoint import entries, paddle, settings
+import numpy as np
+
+from roofstep import _core, checks, plan, state, tensors
+from roofstep.checkpoint import entries, file, paddle, plain, settings
 from roofstep.parameter import Parameter
 from roofstep.plan import Group
+
+# What the names of arrays in a file begin with.
+_STATES, _PARAMETERS, _OTHERS = "states/", "parameters/", "others/"
+
+Found = tuple["Checkpoint", Callable[[], None]]
 
 
 @dataclass
@@ -35,11 +43,12 @@ def save(
     family: Family, current: Checkpoint, parameters: Mapping[str, Parameter]
 ) -> dict[str, Any]:
     """The state dict: arrays, which are copies, and plain data."""
+    return entries.copied(family._save()) | _plain(current, parameters)
+
+
+def _plain(current: Checkpoint, parameters: Mapping[str, Parameter]) -> dict[str, Any]:
     names = _names(parameters)
-    return {
-        **family._save(),
-        **settings.save(current.learning_rate, current.defaults, current.groups, names),
-    }
+    return settings.save(current.learning_rate, current.defaults, current.groups, names)
 
 
 def read(
@@ -47,23 +56,28 @@ def read(
     family: Family,
     current: Checkpoint,
     parameters: Mapping[str, Parameter],
-) -> tuple[Checkpoint, Callable[[], None]]:
+    source: str = "state_dict",
+    also: Iterable[str] = (),
+) -> Found:
     """The settings that the state dict comes to, and what takes over the rest of it.
 
-    Nothing is changed here, except the schedule when all else fits.
+    Nothing is changed here. The schedule is changed first in what takes over, and may still refuse
+    there if it is of another library.
 
     Args:
         state_dict: see `roofstep.Optimizer.set_state_dict`.
         family: the optimizer.
         current: what is in use, and stays where the state dict is silent.
         parameters: by name.
+        source: where it came from, for the message.
+        also: what else does not fit, as sentences.
     """
     if not isinstance(state_dict, Mapping):
         raise TypeError(
             f"state_dict: expected a dict, got a {type(state_dict).__name__}; "
             f"pass what state_dict() returned"
         )
-    problems: list[str] = []
+    problems = [*also]
     reader = settings.Reader(state_dict, lambda k, v: family._complete({k: v})[k], problems)
     defaults = reader.defaults(current.defaults)
     groups = reader.groups(current.groups, _names(parameters))
@@ -74,12 +88,115 @@ def read(
     adopt = family._match(rest, groups, "param_groups" in state_dict, problems)
     if problems:
         raise ValueError(
-            "state_dict does not fit this optimizer, and nothing was changed:\n  "
+            f"{source} does not fit this optimizer, and nothing was changed:\n  "
             + "\n  ".join(problems)
         )
-    if load:
-        load(state_dict["LR_Scheduler"])  # one of another library may refuse only now
-    return Checkpoint(learning_rate, defaults, groups), adopt
+
+    def take_over() -> None:
+        if load:
+            load(state_dict["LR_Scheduler"])
+        adopt()
+
+    return Checkpoint(learning_rate, defaults, groups), take_over
+
+
+def write(
+    path: str,
+    family: Family,
+    current: Checkpoint,
+    parameters: Mapping[str, Parameter],
+    with_parameters: bool,
+) -> None:
+    """Write the state dict to a file, from the memory in which its arrays lie."""
+    arrays: dict[str, Any] = {}
+    others = _plain(current, parameters)
+    for key, value in family._save().items():
+        if isinstance(value, np.ndarray):
+            arrays[_STATES + key] = value
+        else:
+            others[key] = value
+    if with_parameters:
+        arrays |= {_PARAMETERS + name: p.live for name, p in parameters.items()}
+
+    def take(where: plain.Path, value: Any) -> str:
+        name = _OTHERS + "/".join(map(str, where))
+        known = type(value) in (np.ndarray, file.Rows) or isinstance(value, np.generic)
+        if not known or value.dtype not in file.NAMES:
+            raise TypeError(
+                f"{plain.shown(where)}: expected numbers, text, lists, dicts and NumPy's arrays, "
+                f"got {checks.shown(value)}; keep it as such, or save state_dict() yourself"
+            )
+        if name in arrays:
+            raise ValueError(f"{plain.shown(where)}: {name!r} is there twice; rename one of them")
+        arrays[name] = np.asarray(value) if isinstance(value, np.generic) else value
+        return name
+
+    text = plain.dumps(others, take)
+    file.write(path, arrays, text)
+
+
+@contextmanager
+def loading(
+    path: str,
+    family: Family,
+    current: Checkpoint,
+    parameters: Mapping[str, Parameter],
+    with_parameters: bool | None,
+) -> Iterator[Found]:
+    """What `read` gives for a file that `write` wrote; for good if the block succeeds.
+
+    Args:
+        path: of the file.
+        family: the optimizer.
+        current: what is in use.
+        parameters: by name.
+        with_parameters: whether to load their values, which they have within the block; None if
+            they are there.
+    """
+    with file.reading(path) as saved:
+        values = _named(saved, _PARAMETERS)
+        if with_parameters is False or not (values or with_parameters):
+            problems, values = [], {}
+        else:
+            problems = entries.differences(values, parameters)
+        states = _named(saved, _STATES)
+        rest = {n: s for n, s in saved.tensors.items() if n.startswith(_OTHERS)}
+        total = sum(s.nbytes for row in (values, states, rest) for s in row.values())
+        with file.progress("load", total) as saved.done:
+            arrays = {name: stored.array() for name, stored in rest.items()}
+            try:
+                others = plain.loads(saved.settings, arrays.__getitem__)
+                _ = others["param_groups"]
+            except (LookupError, TypeError, ValueError) as error:
+                saved.refuse(f"one with settings that save() never wrote: {error}")
+            found = read({**others, **states}, family, current, parameters, repr(path), problems)
+            exchange, counted = _staged(values, parameters)
+    try:
+        exchange.do()  # in here: what a signal meanwhile raises is raised after it
+        tensors.count_writes(counted)
+        yield found
+    except BaseException:
+        exchange.undo()
+        tensors.count_writes(counted)
+        raise
+
+
+def _named(saved: file.Saved, beginning: str) -> dict[str, file.Stored]:
+    """The arrays whose names begin like this, by the rest of the names."""
+    length = len(beginning)
+    return {n[length:]: s for n, s in saved.tensors.items() if n.startswith(beginning)}
+
+
+def _staged(
+    values: Mapping[str, file.Stored], parameters: Mapping[str, Parameter]
+) -> tuple[_core.Exchange, list[Any]]:
+    """What puts these values into the parameters, and the tensors that count such writes."""
+    taken = [(name, parameters[name]) for name in values]
+    memory = state.zeros((plan.State(0.0), parameter.live) for _, parameter in taken)
+    for stored, array in zip(values.values(), memory, strict=True):
+        stored.read_into(array)
+    pairs = ((name, p.live, array) for (name, p), array in zip(taken, memory, strict=True))
+    return _core.Exchange(tuple(pairs)), [p.data for _, p in taken if p.counts_writes]
 
 
 def match(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from roofstep.checkpoint.file import Stored
 from roofstep.parameter import Parameter
 from roofstep.plan import Keeps
 from roofstep.types import Array
@@ -40,7 +41,7 @@ def save(
     parameters: Mapping[str, Parameter],
     keeps: Mapping[str, Keeps],
 ) -> dict[str, Array]:
-    """Copies of all that is kept of the parameters that have been stepped, as entries."""
+    """All that is kept of the parameters that have been stepped, as entries, where it lies."""
     saved: dict[str, Array] = {}
     for i, (name, parameter) in enumerate(parameters.items()):
         if not counts[i]:
@@ -48,14 +49,31 @@ def save(
         own, kept = states.get(name, {}), keeps[name]
         for s, kind in kept.states.items():
             if s in own:
-                saved[key(name, s)] = own[s].copy()
+                saved[key(name, s)] = own[s]
             elif kind.begin is not None:  # it is new since a setting was edited
                 like = parameter.array
-                saved[key(name, s)] = np.full(kind.shape(like), kind.begin, like.dtype)
+                begin = np.array(kind.begin, like.dtype)
+                saved[key(name, s)] = np.broadcast_to(begin, kind.shape(like))
         saved[key(name, "step")] = np.array(counts[i])
         if kept.number:
             saved[key(name, kept.number)] = np.array(numbers[i])
     return saved
+
+
+def copied(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Entries in memory of their own, also of dicts among them."""
+    return {
+        k: copied(v) if isinstance(v, dict) else v.copy() if hasattr(v, "shape") else v
+        for k, v in saved.items()
+    }
+
+
+def fill(own: Array, value: Any) -> None:
+    """Write an array of the same shape, wherever it is, to this memory."""
+    if isinstance(value, Stored):
+        value.read_into(own)
+    else:
+        own[...] = value
 
 
 def parts(keeps: Mapping[str, Keeps]) -> Parts:
@@ -127,8 +145,10 @@ def sort(
     return found
 
 
-def as_array(entry: Entry, problems: list[str]) -> Array | None:
-    """The entry as NumPy has it, or None."""
+def as_array(entry: Entry, problems: list[str]) -> Any:
+    """The entry as NumPy has it, or what stands for it in a file, or None."""
+    if isinstance(entry.value, Stored):  # the small ones are asked for their values
+        return entry.value.array() if entry.value.size == 1 else entry.value
     try:
         return np.asarray(entry.value)
     except ValueError as error:  # ragged
@@ -176,3 +196,23 @@ def read(
             else:
                 problems.append(f"{entry.key!r} is out of range: {entry.value!r}")
     return result
+
+
+def differences(values: Mapping[str, Stored], parameters: Mapping[str, Parameter]) -> list[str]:
+    """Why these cannot be the values of the parameters, as sentences."""
+    found = [
+        f"parameter {name!r} is not among those in the file"
+        for name in parameters
+        if name not in values
+    ]
+    for name, value in values.items():
+        if name not in parameters:
+            found.append(f"parameter {name!r} is in the file, and not in this optimizer")
+            continue
+        like = parameters[name].array
+        if (value.shape, value.dtype) != (like.shape, like.dtype):
+            found.append(
+                f"parameter {name!r} is {value.dtype} of shape {value.shape} in the file, "
+                f"expected {like.dtype} of shape {like.shape}"
+            )
+    return found

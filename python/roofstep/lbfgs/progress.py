@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from roofstep.checkpoint.file import Rows
 from roofstep.lbfgs.curvature import Curvature, Pair
 from roofstep.lbfgs.space import Evaluation, Space
 from roofstep.types import Array
@@ -51,24 +52,21 @@ class Progress:
         return self.direction
 
     def save(self, space: Space) -> dict[str, Any]:
-        """Its form in a state dict; arrays are copies."""
+        """Its form in a state dict; arrays are those in use."""
         state: dict[str, Any] = {"func_evals": self.evaluations, "n_iter": 0}
         is_of_use = self.kind in (None, space.kind) and self.iterations
         if is_of_use and self.gradient is not None and self.direction is not None:
-            pairs = self.curvature.pairs
-            rows = np.empty((2, len(pairs), self.gradient.size), self.gradient.dtype)
-            for i, pair in enumerate(pairs):
-                rows[0, i], rows[1, i] = pair.y, pair.s
+            pairs, kind = self.curvature.pairs, (self.gradient.size, self.gradient.dtype)
             state |= {
                 "n_iter": self.iterations,
                 "shapes": _shapes(space),
-                "d": self.direction.copy(),
+                "d": self.direction,
                 "alpha": self.length,
-                "old_yk": rows[0],
-                "old_sk": rows[1],
+                "old_yk": Rows([pair.y for pair in pairs], *kind),
+                "old_sk": Rows([pair.s for pair in pairs], *kind),
                 "ro": np.array([pair.rho for pair in pairs]),
                 "H_diag": self.curvature.scale,
-                "prev_flat_grad": self.gradient.copy(),
+                "prev_flat_grad": self.gradient,
                 "prev_loss": self.loss,
             }
         return state
