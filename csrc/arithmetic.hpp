@@ -62,8 +62,8 @@ inline DoubleDouble power(DoubleDouble base, std::int64_t exponent) {
   return exponent ? multiply(power, base) : power;
 }
 
-// 1 - base**exponent, rounded once. For a base within 2**-50 of 1 two doubles may take a tie for
-// what it is not, and the result is then one unit off.
+// 1 - base**exponent for a base in [0, 1], rounded once. For a base within 2**-50 of 1 two doubles
+// may take a tie for what it is not, and the result is then one unit off.
 inline double one_minus_power(double base, std::int64_t exponent) {
   // The power is at most e**-(exponent * (1 - base)); of less than 2**-54 nothing is left beside 1.
   if (double(exponent) * (1 - base) > 38) return 1;
@@ -122,8 +122,9 @@ inline double exponential(DoubleDouble x) {
   return __builtin_ldexp(sum.high, exponent);
 }
 
-// base**exponent of a base > 0 and any exponent, rounded once but for ties that two doubles do not
-// tell apart; NaN for any other base. Of libm this takes what only moves a point, and so is exact.
+// base**exponent of a finite base > 0 and an exponent below 2**64 or so, rounded once but for ties
+// that two doubles do not tell apart; NaN for any other. Of libm this takes what only moves a
+// point, and so is exact.
 inline double power(double base, double exponent) {
   if (!(base > 0 && base < __builtin_inf())) return __builtin_nan("");
   return exponential(multiply(logarithm(base), {exponent, 0}));

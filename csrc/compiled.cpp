@@ -21,20 +21,18 @@ using Numbers = const std::int64_t*;
 template <class T>
 constexpr int dtype = static_cast<int>(sizeof(T) == sizeof(float) ? Dtype::f32 : Dtype::f64);
 
-// Where the rules stand in the list, which is the same for every ISA.
-struct Rules {
-  int sgd = index_of("sgd"), momentum = index_of("momentum"), nesterov = index_of("nesterov"),
-      adam = index_of("adam"), adagrad = index_of("adagrad"), rmsprop = index_of("rmsprop"),
-      centered = index_of("rmsprop_centered"), lion = index_of("lion");
+// Looked up once, when the library is loaded: a call takes no lock and no memory.
+const struct {
+  int sgd = rule_named("sgd"), momentum = rule_named("momentum"), nesterov = rule_named("nesterov"),
+      adam = rule_named("adam"), adagrad = rule_named("adagrad"), rmsprop = rule_named("rmsprop"),
+      centered = rule_named("rmsprop_centered"), lion = rule_named("lion");
+} rules;
 
-  static int index_of(const char* name) {
-    return static_cast<int>(rule_named(name) - kernels().rules);
-  }
-};
-
-const Rules& rules() {
-  static const Rules found;
-  return found;
+// Whether so many arrays of so many elements could be in memory.
+template <class T>
+bool is_size(Size count, Size n) {
+  constexpr Size most = std::numeric_limits<Size>::max() / static_cast<Size>(sizeof(T));
+  return count >= 0 && n >= 0 && (n == 0 || count <= most / n);
 }
 
 template <class T>
@@ -51,8 +49,8 @@ class Update {
   Update(int rule, const Arrays<T>& arrays, Step step, const Hyper& hyper)
       : rule_(kernels().rules[rule]), arrays_(arrays), step_(step), hyper_(hyper) {}
 
-  int over(Size n) const {
-    if (n < 0) return ROOFSTEP_BAD_SIZE;
+  int over(Size n) const noexcept {
+    if (!is_size<T>(1, n)) return ROOFSTEP_BAD_SIZE;
     if (n > 0 && !arrays_fit()) return ROOFSTEP_BAD_POINTER;
     if (step_.t < 1) return ROOFSTEP_BAD_STEP;
     if (n == 0) return ROOFSTEP_OK;
@@ -63,8 +61,8 @@ class Update {
     return ROOFSTEP_OK;
   }
 
-  int over(Numbers rows, Size count, Size height, Size width) const {
-    if (count < 0 || height < 0 || width < 0) return ROOFSTEP_BAD_SIZE;
+  int over(Numbers rows, Size count, Size height, Size width) const noexcept {
+    if (!is_size<T>(count, width) || !is_size<T>(height, width)) return ROOFSTEP_BAD_SIZE;
     if (count > 0 && (!rows || (width > 0 && !arrays_fit()))) return ROOFSTEP_BAD_POINTER;
     std::int64_t least = 0;
     for (Size i = 0; i < count; least = rows[i++]) {
@@ -94,7 +92,7 @@ class Update {
   // The row that begins at an element of the parameter, by the sum of its gradients from `begin` to
   // `end`. From 0, as the Python door adds: of zeros the sign is gone.
   void one_row(const Prepared& prepared, Size row, Size begin, Size end, Size width) const {
-    constexpr Size most = block_size;
+    constexpr Size most = 512;  // the stack of a caller's thread may be small
     alignas(64) T sums[most];
     for (Size done = 0; done < width; done += most) {
       const Size n = std::min(most, width - done);
@@ -140,22 +138,22 @@ Hyper with(double learning_rate, double decay, std::initializer_list<double> fie
 // `Where` is the number of elements, or row numbers, their count, and the height and width.
 template <class T, class... Where>
 int sgd(T* param, const T* grad, Where... where, double learning_rate) {
-  return Update<T>(rules().sgd, {param, grad, {}}, at(1, learning_rate), with(learning_rate, 0, {}))
+  return Update<T>(rules.sgd, {param, grad, {}}, at(1, learning_rate), with(learning_rate, 0, {}))
       .over(where...);
 }
 
 template <class T, class... Where>
-int momentum(T* param, const T* grad, T* velocity, Where... where, double learning_rate,
-             double momentum, int use_nesterov) {
-  return Update<T>(use_nesterov ? rules().nesterov : rules().momentum, {param, grad, {velocity}},
-                   at(1, learning_rate), with(learning_rate, 0, {momentum}))
+int momentum(T* param, const T* grad, T* velocity, Where... where, double learning_rate, double mu,
+             int use_nesterov) {
+  return Update<T>(use_nesterov ? rules.nesterov : rules.momentum, {param, grad, {velocity}},
+                   at(1, learning_rate), with(learning_rate, 0, {mu}))
       .over(where...);
 }
 
 template <class T, class... Where>
 int adamw(T* param, const T* grad, T* moment1, T* moment2, Where... where, double learning_rate,
           double beta1, double beta2, double epsilon, double weight_decay, std::int64_t t) {
-  return Update<T>(rules().adam, {param, grad, {moment1, moment2}}, at(t, learning_rate),
+  return Update<T>(rules.adam, {param, grad, {moment1, moment2}}, at(t, learning_rate),
                    with(learning_rate, weight_decay, {beta1, beta2, epsilon}))
       .over(where...);
 }
@@ -170,7 +168,7 @@ int adam(T* param, const T* grad, T* moment1, T* moment2, Where... where, double
 template <class T, class... Where>
 int adagrad(T* param, const T* grad, T* moment, Where... where, double learning_rate,
             double epsilon) {
-  return Update<T>(rules().adagrad, {param, grad, {moment}}, at(1, learning_rate),
+  return Update<T>(rules.adagrad, {param, grad, {moment}}, at(1, learning_rate),
                    with(learning_rate, 0, {epsilon}))
       .over(where...);
 }
@@ -178,7 +176,7 @@ int adagrad(T* param, const T* grad, T* moment, Where... where, double learning_
 template <class T, class... Where>
 int rmsprop(T* param, const T* grad, T* velocity, T* mean_square, T* mean_grad, Where... where,
             double learning_rate, double rho, double epsilon, double momentum, int centered) {
-  return Update<T>(centered ? rules().centered : rules().rmsprop,
+  return Update<T>(centered ? rules.centered : rules.rmsprop,
                    {param, grad, {velocity, mean_square, mean_grad}}, at(1, learning_rate),
                    with(learning_rate, 0, {rho, epsilon, momentum}))
       .over(where...);
@@ -187,13 +185,13 @@ int rmsprop(T* param, const T* grad, T* velocity, T* mean_square, T* mean_grad, 
 template <class T, class... Where>
 int lion(T* param, const T* grad, T* moment, Where... where, double learning_rate, double beta1,
          double beta2, double weight_decay) {
-  return Update<T>(rules().lion, {param, grad, {moment}}, at(1, learning_rate),
+  return Update<T>(rules.lion, {param, grad, {moment}}, at(1, learning_rate),
                    with(learning_rate, weight_decay, {beta1, beta2}))
       .over(where...);
 }
 
 template <class T>
-double sum_squares(const T* x, Size n) {
+double sum_squares(const T* x, Size n) noexcept {
   if (n < 0 || (n > 0 && !x)) return std::numeric_limits<double>::quiet_NaN();
   const DefaultFloatingPoint mode;
   constexpr Size at_once = 16;

@@ -1,7 +1,7 @@
 // The list of ISAs, best first, each with what it needs of the CPU; the only state kept in C++.
 #include "dispatch.hpp"
 
-#include <algorithm>
+#include <cstring>
 #include <stdexcept>
 
 namespace roofstep {
@@ -106,11 +106,12 @@ void select_isa(const std::string& name) {
 
 const Kernels& kernels() { return *selected; }
 
-const Rule* rule_named(const std::string& name) {
-  const Rule* const end = selected->rules + selected->rule_count;
-  const Rule* const found =
-      std::find_if(selected->rules, end, [&](const Rule& rule) { return name == rule.name; });
-  return found == end ? nullptr : found;
+int rule_named(const char* name) {
+  const Kernels& any = candidates[0].kernels;
+  for (int i = 0; i < any.rule_count; ++i) {
+    if (!std::strcmp(any.rules[i].name, name)) return i;
+  }
+  return -1;
 }
 
 std::size_t fetch_ahead() { return selected_fetch_ahead; }

@@ -18,8 +18,8 @@ void select_isa(const std::string& name);
 
 const Kernels& kernels();
 
-// Null for a name that no rule has.
-const Rule* rule_named(const std::string& name);
+// The index of a rule, the same in every table and there from the start; -1 for none of this name.
+int rule_named(const char* name);
 
 // How many bytes ahead the loops ask the memory for what they will read, on CPUs that gain by it; 0
 // where the hardware does better alone. No bit of a result depends on it.

@@ -9,7 +9,8 @@
 namespace roofstep {
 
 // Denormals are kept and rounding is to nearest, whatever another library has set in this thread.
-// To set a mode takes longer than to update some elements, so that is done only where it must be.
+// To set a mode takes longer than to update some elements, so that is done only where it must be;
+// the flags that arithmetic raises stay or are put back as it happens.
 class DefaultFloatingPoint {
  public:
   DefaultFloatingPoint() : saved_(mode()) {

@@ -44,9 +44,9 @@ Settings make_settings(const std::string& rule, const py::dict& fields, double l
                        double decay, double scale, double clip_min, double clip_max, bool adapts,
                        std::optional<double> average_decay, const std::string& absent) {
   Settings settings{};
-  const Rule* const found = rule_named(rule);
-  if (!found) throw py::value_error("no rule named " + rule);
-  settings.rule = static_cast<int>(found - kernels().rules);
+  settings.rule = rule_named(rule.c_str());
+  if (settings.rule < 0) throw py::value_error("no rule named " + rule);
+  const Rule* const found = kernels().rules + settings.rule;
   for (int i = 0; i < found->field_count; ++i) {
     settings.hyper.fields[i] = fields[found->fields[i]].cast<double>();
   }

@@ -45,10 +45,12 @@ int main(int argc, char** argv) {
   roofstep::select_isa(argv[1]);
   Case told;
   receive(&told, sizeof told);
-  const roofstep::Rule& rule = *roofstep::rule_named(told.rule);
+  const int index = roofstep::rule_named(told.rule);
+  if (index < 0) return 5;
+  const roofstep::Rule& rule = roofstep::kernels().rules[index];
 
   roofstep::Settings settings{};
-  settings.rule = static_cast<int>(&rule - roofstep::kernels().rules);
+  settings.rule = index;
   roofstep::Hyper& hyper = settings.hyper;
   std::memcpy(hyper.fields, told.fields, sizeof hyper.fields);
   hyper.learning_rate = told.learning_rate;

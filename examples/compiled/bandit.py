@@ -35,10 +35,11 @@ def play(truth, rounds, explore, rate, rng):
         seen = rewards[arm] + 0.1 * rng.standard_normal()
         gradient = (weights[arm] @ context - seen) * context
         pulled[arm] += 1
-        adam_f64(
+        refused = adam_f64(
             weights[arm].ctypes, gradient.ctypes, moment1[arm].ctypes, moment2[arm].ctypes,
             width, rate, 0.9, 0.999, 1e-8, pulled[arm],
         )  # fmt: skip
+        assert not refused
         missed[i] = rewards.max() - rewards[arm]
     return missed
 

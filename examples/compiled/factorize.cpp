@@ -8,6 +8,7 @@
 #include <roofstep/roofstep.h>
 
 #include <algorithm>
+#include <atomic>
 #include <stdexcept>
 #include <thread>
 #include <vector>
@@ -46,10 +47,11 @@ struct Settings {
   int threads;
 };
 
-// Updates the rows from `begin` to `end` by the mean of their squared errors.
-void update(Side& side, const Side& other, const Settings& settings, int64_t t, ptrdiff_t begin,
-            ptrdiff_t end) {
+// Updates the rows from `begin` to `end` by the mean of their squared errors; 0 if none is refused.
+int update(Side& side, const Side& other, const Settings& settings, int64_t t, ptrdiff_t begin,
+           ptrdiff_t end) {
   const ptrdiff_t width = side.width;
+  int refused = ROOFSTEP_OK;
   std::vector<float> gradient(side.width);
   for (ptrdiff_t row = begin; row < end; ++row) {
     const std::vector<Entry>& known = side.known[row];
@@ -62,21 +64,24 @@ void update(Side& side, const Side& other, const Settings& settings, int64_t t, 
       for (ptrdiff_t k = 0; k < width; ++k) error += own[k] * theirs[k];
       for (ptrdiff_t k = 0; k < width; ++k) gradient[k] += error * theirs[k] / float(known.size());
     }
-    kernels->adamw_f32(own, gradient.data(), side.moment1.data() + row * width,
-                       side.moment2.data() + row * width, width, settings.learning_rate, 0.9, 0.999,
-                       1e-8, settings.weight_decay, t);
+    refused |= kernels->adamw_f32(own, gradient.data(), side.moment1.data() + row * width,
+                                  side.moment2.data() + row * width, width, settings.learning_rate,
+                                  0.9, 0.999, 1e-8, settings.weight_decay, t);
   }
+  return refused;
 }
 
 // Updates all rows of a side, a share of them in each thread.
 void update(Side& side, const Side& other, const Settings& settings, int64_t t) {
   std::vector<std::thread> threads;
+  std::atomic<int> refused{ROOFSTEP_OK};
   for (int i = 0; i < settings.threads; ++i)
     threads.emplace_back([&, i] {
-      update(side, other, settings, t, side.height * i / settings.threads,
-             side.height * (i + 1) / settings.threads);
+      refused |= update(side, other, settings, t, side.height * i / settings.threads,
+                        side.height * (i + 1) / settings.threads);
     });
   for (std::thread& thread : threads) thread.join();
+  if (refused) throw std::runtime_error("a kernel has refused its arguments");
 }
 
 void factorize(Matrix users, Matrix items, const py::array_t<int64_t>& rows,
@@ -84,6 +89,8 @@ void factorize(Matrix users, Matrix items, const py::array_t<int64_t>& rows,
                double learning_rate, double weight_decay, int threads) {
   if (users.ndim() != 2 || items.ndim() != 2 || users.shape(1) != items.shape(1))
     throw std::invalid_argument("expected users and items with the same number of columns");
+  if (rows.shape(0) != values.shape(0) || columns.shape(0) != values.shape(0))
+    throw std::invalid_argument("expected a row and a column for each value");
   if (threads < 1) throw std::invalid_argument("expected a thread or more");
   Side by_user(users), by_item(items);
   auto row = rows.unchecked<1>(), column = columns.unchecked<1>();

@@ -56,7 +56,7 @@ cdef inline double gradients(const float *inner, const float *outer, Py_ssize_t 
 
 cdef double learn_span(float *inner, float *outer, float *inner_moment, float *outer_moment,
         Py_ssize_t width, Text text, Py_ssize_t begin, Py_ssize_t end, double rate,
-        int64_t *pairs) noexcept nogil:
+        int64_t *pairs, int *refused) noexcept nogil:
     """Learns the words from `begin` to `end`; the sum of the losses."""
     cdef float to_inner[WIDEST]
     cdef float to_outer[WIDEST]
@@ -73,8 +73,9 @@ cdef double learn_span(float *inner, float *outer, float *inner_moment, float *o
             for i in range(1 + text.negative):
                 o = (text.noise[drawn(&text, text.noises)] if i else text.words[other]) * width
                 loss += gradients(inner + c, outer + o, width, i == 0, to_inner, to_outer)
-                adagrad_f32(outer + o, to_outer, outer_moment + o, width, rate, EPSILON)
-            adagrad_f32(inner + c, to_inner, inner_moment + c, width, rate, EPSILON)
+                refused[0] |= adagrad_f32(outer + o, to_outer, outer_moment + o, width, rate,
+                    EPSILON)
+            refused[0] |= adagrad_f32(inner + c, to_inner, inner_moment + c, width, rate, EPSILON)
             pairs[0] += 1
     return loss
 
@@ -87,16 +88,20 @@ def learn(float[:, ::1] inner, float[:, ::1] outer, float[:, ::1] inner_moment,
     cdef Text text = Text(&words[0], words.shape[0], &noise[0], noise.shape[0], window, negative, 0)
     cdef Text[MOST_THREADS] texts
     cdef int64_t[MOST_THREADS] pairs
+    cdef int[MOST_THREADS] refused
     cdef double loss = 0
     cdef int thread
     for thread in range(threads):
         texts[thread] = text
         texts[thread].state = seed * 1000003 + thread
         pairs[thread] = 0
+        refused[thread] = ROOFSTEP_OK
     for thread in prange(threads, nogil=True, num_threads=threads, schedule="static", chunksize=1):
         loss += learn_span(&inner[0, 0], &outer[0, 0], &inner_moment[0, 0], &outer_moment[0, 0],
             inner.shape[1], texts[thread], text.count * thread // threads,
-            text.count * (thread + 1) // threads, rate, &pairs[thread])
+            text.count * (thread + 1) // threads, rate, &pairs[thread], &refused[thread])
+    if any([refused[thread] for thread in range(threads)]):
+        raise RuntimeError("a kernel has refused its arguments")
     return loss / sum([pairs[thread] for thread in range(threads)])
 
 
@@ -145,6 +150,8 @@ def learn_in_batches(float[:, ::1] inner, float[:, ::1] outer, float[:, ::1] inn
         Py_ssize_t batch=512):
     """Goes through the text once, `batch` pairs at a time; returns the mean loss of a pair."""
     check([inner, outer, inner_moment, outer_moment], words, noise, window, negative, threads)
+    if batch < 1:
+        raise ValueError("expected a pair or more in a batch")
     cdef Text text = Text(&words[0], words.shape[0], &noise[0], noise.shape[0], window, negative,
         seed)
     cdef Py_ssize_t width = inner.shape[1], each = 1 + negative, most = batch + 2 * window
@@ -187,7 +194,7 @@ def learn_in_batches(float[:, ::1] inner, float[:, ::1] outer, float[:, ::1] inn
                     thread, threads)
             pairs += count
         if refused != ROOFSTEP_OK:
-            raise RuntimeError(f"a kernel has refused its arguments: {refused}")
+            raise RuntimeError("a kernel has refused its arguments")
     return loss / pairs
 
 

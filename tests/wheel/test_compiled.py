@@ -35,12 +35,16 @@ def test_every_function(workshop: Environment, consumers: Path, file: str, isa: 
 
 
 @pytest.mark.parametrize("language", ["c99", "c17", "c++11", "c++20"])
-@pytest.mark.parametrize("lines", ["", "#include <Python.h>\n"], ids=["alone", "with Python"])
-def test_the_header(workshop: Environment, tmp_path: Path, language: str, lines: str) -> None:
-    """It is clean in every language, with and without the part that imports."""
+@pytest.mark.parametrize("headers", ["roofstep", "Python roofstep", "roofstep Python roofstep"])
+def test_the_header(workshop: Environment, tmp_path: Path, language: str, headers: str) -> None:
+    """It is clean in every language, and imports where Python.h came before it at last."""
     source = tmp_path / ("header.cpp" if "+" in language else "header.c")
-    use = "int version(const roofstep_kernels* k);\nint version(const roofstep_kernels* k) "
-    source.write_text(f"{lines}#include <roofstep/roofstep.h>\n{use}{{ return k->version; }}\n")
+    files = {"roofstep": "roofstep/roofstep.h", "Python": "Python.h"}
+    lines = [f"#include <{files[header]}>" for header in headers.split()]
+    table = "roofstep_import()" if "Python" in headers else "k"
+    lines += ["int version(const roofstep_kernels* k);", "int version(const roofstep_kernels* k) {"]
+    lines += [f"  return k ? k->version : {table} == k;", "}", ""]
+    source.write_text("\n".join(lines))
     strict(source, f"-std={language}", *includes(workshop))
 
 

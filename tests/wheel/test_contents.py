@@ -83,7 +83,7 @@ def test_size(wheel: Path, libraries: dict[str, ELFFile]) -> None:
 
 
 def test_the_tag_is_true(wheel: Path, libraries: dict[str, ELFFile]) -> None:
-    """Every system with the glibc that the tag names can load all of it."""
+    """The tag names the newest glibc that anything in it asks for, or a later one."""
     platforms = [tag.platform for tag in parse_wheel_filename(wheel.name)[3]]
     oldest = min(
         (int(major), int(minor))

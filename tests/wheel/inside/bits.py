@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import platform
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -174,6 +176,54 @@ def test_sums_of_squares(name: str, door: str) -> None:
         found = call(door, name, {"x": x, "n": n})
         assert np.sqrt(found) == optimizer.last_grad_norm
         assert found == pytest.approx(np.sum(x.astype(np.float64) ** 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "sum_of_four"),
+    [
+        ("sum_squares_f32", 1e-40, 4e-80),
+        ("sum_squares_f32", 1e30, 4e60),
+        ("sum_squares_f64", 1e-153, 4e-306),
+        ("sum_squares_f64", 1e153, 4e306),
+        ("sum_squares_f64", 1e-158, 4e-316),
+        ("sum_squares_f64", 1e-200, 0.0),
+        ("sum_squares_f64", 1e200, np.inf),
+    ],
+)
+def test_sums_at_the_ends_of_a_double(name: str, size: float, sum_of_four: float) -> None:
+    x = np.full(4, size, "float" + name[-2:])
+    assert call("C", name, {"x": x, "n": 4}) == pytest.approx(sum_of_four, rel=1e-4)
+
+
+# Rounding up, down, to zero; denormals taken for 0 and made 0; and all at once.
+MODES = {
+    "x86_64": [0x5F80, 0x3F80, 0x7F80, 0x9FC0, 0xFFC0],
+    "aarch64": [1 << 22, 2 << 22, 3 << 22, 1 << 24, 7 << 22],
+}[platform.machine()]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_modes_of_the_thread(name: str) -> None:
+    """Whatever modes another library has set: the bits are the same, and so are the modes then."""
+    in_c = importlib.import_module("in_c")
+    rng = np.random.default_rng(4)
+    usual = in_c.mode()
+    for case in cases(name) if name in RULES else [Case(None, {}, np.dtype("float" + name[-2:]))]:
+        arrays = case.arrays(name, (6, 100), rng)
+        grad = drawn(rng, (6, 100), np.dtype("float" + name[-2:]))
+        where = {"n": 600, "rows": np.array([0, 0, 1, 3, 3, 5]), "count": 6, "height": 6}
+        where |= {"width": 100, "x": grad}
+        results = []
+        for mode in [usual, *MODES]:
+            own = {key: a if a is None else a.copy() for key, a in arrays.items()}
+            values = case.values(own, 2, grad=grad, **where)
+            in_c.set_mode(mode)
+            found = call("C", name, values)
+            kept = in_c.mode()
+            in_c.set_mode(usual)
+            assert kept == mode
+            results.append([found, *(a.tobytes() for a in own.values() if a is not None)])
+        assert all(result == results[0] for result in results), case.settings
 
 
 @pytest.mark.parametrize("name", FLAT)

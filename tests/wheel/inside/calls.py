@@ -56,6 +56,32 @@ FORMATS = {
 }
 
 
+# Rounding and denormals of this thread, without the flags that arithmetic raises.
+MODES = """
+#if defined(__x86_64__)
+#include <immintrin.h>
+static unsigned long mode(void) { return _mm_getcsr() & ~0x3fu; }
+static void become(unsigned long value) { _mm_setcsr((unsigned)value); }
+#elif defined(__aarch64__)
+static unsigned long mode(void) {
+  unsigned long value;
+  __asm__ volatile("mrs %0, fpcr" : "=r"(value));
+  return value;
+}
+static void become(unsigned long value) { __asm__ volatile("msr fpcr, %0" : : "r"(value)); }
+#endif
+static PyObject* get_mode(PyObject* self, PyObject* args) {
+  (void)self, (void)args;
+  return PyLong_FromUnsignedLong(mode());
+}
+static PyObject* set_mode(PyObject* self, PyObject* value) {
+  (void)self;
+  become(PyLong_AsUnsignedLong(value));
+  Py_RETURN_NONE;
+}
+"""
+
+
 def in_c() -> str:
     """A module in C with a function of every name."""
     functions, methods = [], []
@@ -84,8 +110,10 @@ static PyObject* call_{name}(PyObject* self, PyObject* args) {{
             "#include <Python.h>",
             "#include <roofstep/roofstep.h>",
             "static const roofstep_kernels* kernels;",
+            MODES,
             *functions,
             "static PyMethodDef methods[] = {",
+            '  {"mode", get_mode, METH_NOARGS, NULL}, {"set_mode", set_mode, METH_O, NULL},',
             *methods,
             "  {NULL, NULL, 0, NULL}};",
             'static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "in_c", NULL, -1, methods,',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,13 @@ SETTINGS = {
     "centered": 1,
     "t": 1,
 }
-each = pytest.mark.parametrize(("name", "door"), [(name, door) for name in RULES for door in DOORS])
+
+
+def each(*arguments: str) -> pytest.MarkDecorator:
+    """Every function of a rule that takes these arguments, by every door."""
+    names = [name for name in RULES if {*arguments} <= {*FUNCTIONS[name].arguments}]
+    assert names
+    return pytest.mark.parametrize(("name", "door"), [(n, door) for n in names for door in DOORS])
 
 
 def good(name: str) -> dict[str, Any]:
@@ -48,7 +55,7 @@ def takes(name: str, *arguments: str) -> list[str]:
     return [argument for argument in arguments if argument in FUNCTIONS[name].arguments]
 
 
-@each
+@each()
 def test_pointers(name: str, door: str) -> None:
     assert status(name, door) == OK
     for pointer in FUNCTIONS[name].pointers:
@@ -58,7 +65,7 @@ def test_pointers(name: str, door: str) -> None:
         assert status(name, door, centered=0, mean_grad=None) == OK
 
 
-@each
+@each()
 def test_no_elements_need_no_pointers(name: str, door: str) -> None:
     none = dict.fromkeys(FUNCTIONS[name].pointers)
     for size in takes(name, "n", "count"):
@@ -68,25 +75,47 @@ def test_no_elements_need_no_pointers(name: str, door: str) -> None:
         assert status(name, door, **rows, width=0) == OK
 
 
-@each
+@each()
 def test_sizes(name: str, door: str) -> None:
+    """Also those of more bytes than an address can count: their places would overflow."""
     for size in takes(name, "n", "count", "height", "width"):
         assert status(name, door, **{size: -1}) == BAD_SIZE, size
+        assert status(name, door, **{size: sys.maxsize}) == BAD_SIZE, size
+        assert status(name, door, **{size: sys.maxsize // 4 + 1}) == BAD_SIZE, size
 
 
 @pytest.mark.parametrize("rows", [[1, 0, 2, 3], [-1, 0, 1, 2], [0, 1, 2, 4], [0, 1, 3, 2]])
-@each
+@each("rows")
 def test_row_numbers(name: str, door: str, rows: list[int]) -> None:
-    if takes(name, "rows"):
-        assert status(name, door, rows=np.array(rows)) == BAD_ROWS
+    assert status(name, door, rows=np.array(rows)) == BAD_ROWS
 
 
-@each
+@each("rows")
+def test_row_numbers_that_overflow(name: str, door: str) -> None:
+    """Times the width they would come to a row that is there."""
+    rows = np.array([0, 1, 1, 2**62])
+    assert status(name, door, rows=rows, height=sys.maxsize, width=4) == BAD_SIZE
+    assert status(name, door, rows=rows) == BAD_ROWS
+
+
+@each("t")
 def test_steps(name: str, door: str) -> None:
-    if takes(name, "t"):
-        for t in (0, -1):
-            assert status(name, door, t=t) == BAD_STEP
-        assert status(name, door, t=2**40) == OK
+    for t in (0, -1):
+        assert status(name, door, t=t) == BAD_STEP
+    assert status(name, door, t=2**40) == OK
+
+
+@each("rows", "t")
+def test_the_first_of_several_is_told(name: str, door: str) -> None:
+    """Sizes, pointers, row numbers, the step."""
+    wrong = {"t": 0}
+    assert status(name, door, **wrong) == BAD_STEP
+    wrong["rows"] = np.array([1, 0, 2, 3])
+    assert status(name, door, **wrong) == BAD_ROWS
+    wrong["param"] = None
+    assert status(name, door, **wrong) == BAD_POINTER
+    wrong["count"] = -1
+    assert status(name, door, **wrong) == BAD_SIZE
 
 
 @pytest.mark.parametrize("door", DOORS)

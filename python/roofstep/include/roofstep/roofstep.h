@@ -8,8 +8,9 @@
  * the settings, and for rules that correct their bias the step count t, which is 1 for the first
  * update. The parameter and the states are updated in place; states begin as zeros. No two arrays
  * overlap. The bits are those of the classes of the same names in Python, for every instruction
- * set. Settings are taken as they are: a NaN or a learning rate that float32 cannot hold gives NaN,
- * no error.
+ * set. Settings are used as they are, and no value of theirs is an error: betas and rho are meant
+ * to lie in [0, 1), and of a NaN, or of a learning rate that float32 cannot hold, come NaN and
+ * infinity.
  *
  * The `rows` form updates some rows of a matrix, such as an embedding table: `param` and the states
  * are `height` rows of `width` elements, `grad` is `count` rows of `width`, and rows[i] is the
@@ -17,7 +18,10 @@
  * are added up in their order, starting from 0, and make one update. Other rows are left as they
  * are.
  *
- * Every function returns a roofstep_status. Unless it is ROOFSTEP_OK, nothing has been written.
+ * Every function returns a roofstep_status: the first of these that holds, in the order of sizes,
+ * pointers, row numbers, t. Unless it is ROOFSTEP_OK, nothing has been written. The rounding and
+ * denormal modes of the thread are set for the call and restored; the flags that arithmetic raises
+ * are not kept. A call takes no memory but some 6 KB of the stack.
  */
 #ifndef ROOFSTEP_H
 #define ROOFSTEP_H
@@ -39,11 +43,12 @@ extern "C" {
  * readers of C take them as they are. */
 enum roofstep_status {
   ROOFSTEP_OK = 0,
-  ROOFSTEP_BAD_POINTER = 1, /* an array is NULL though there are elements (or the reverse: mean_grad
-                               of a rule that is not centered) */
-  ROOFSTEP_BAD_SIZE = 2,    /* n, count, height or width is negative */
-  ROOFSTEP_BAD_ROWS = 3,    /* a row number is below 0, not below height, or below the one before */
-  ROOFSTEP_BAD_STEP = 4     /* t is below 1 */
+  ROOFSTEP_BAD_POINTER =
+      1,                 /* an array is NULL though there are elements, rows is NULL though there
+                            is a count, or mean_grad is not NULL in a rule that is not centered */
+  ROOFSTEP_BAD_SIZE = 2, /* n, count, height or width is negative, or no memory is so large */
+  ROOFSTEP_BAD_ROWS = 3, /* a row number is below 0, not below height, or below the one before */
+  ROOFSTEP_BAD_STEP = 4  /* t is below 1 */
 };
 
 typedef struct roofstep_kernels {
@@ -143,14 +148,24 @@ typedef struct roofstep_kernels {
                        double beta1, double beta2, double weight_decay);
 
   /* The sum of the squares of n elements, in the order of `ClipGradByGlobalNorm`: its square root
-     is the norm of one tensor to the bit. NaN if x is NULL and n > 0, or n is negative. */
+     is the norm of one tensor to the bit, if the sum is 0 or a normal number. Beyond these, which
+     only float64 gradients of some 1e-154 or 1e154 come to, it is infinity, 0 or less exact. NaN if
+     x is NULL and n > 0, or n is negative. */
   double (*sum_squares_f32)(const float* x, ptrdiff_t n);
   double (*sum_squares_f64)(const double* x, ptrdiff_t n);
 } roofstep_kernels;
 
-#ifdef Py_PYTHON_H
-/* The table, after #include <Python.h> and with the GIL; NULL with an ImportError set where
- * roofstep is not installed or is older than this header. It lives as long as the process. */
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* ROOFSTEP_H */
+
+#if defined(Py_PYTHON_H) && !defined(ROOFSTEP_IMPORT)
+#define ROOFSTEP_IMPORT
+/* The table; where Python.h was included before, here or in an earlier header. With the GIL; NULL
+ * with an ImportError set where roofstep is not installed or is older than this header. It lives as
+ * long as the process. */
 static inline const roofstep_kernels* roofstep_import(void) {
   const roofstep_kernels* table = (const roofstep_kernels*)PyCapsule_Import(ROOFSTEP_CAPSULE, 0);
   if (table && table->version < ROOFSTEP_VERSION) {
@@ -162,10 +177,4 @@ static inline const roofstep_kernels* roofstep_import(void) {
   }
   return table;
 }
-#endif
-
-#ifdef __cplusplus
-}
-#endif
-
 #endif
