@@ -43,12 +43,15 @@ extern "C" {
  * readers of C take them as they are. */
 enum roofstep_status {
   ROOFSTEP_OK = 0,
-  ROOFSTEP_BAD_POINTER =
-      1,                 /* an array is NULL though there are elements, rows is NULL though there
-                            is a count, or mean_grad is not NULL in a rule that is not centered */
-  ROOFSTEP_BAD_SIZE = 2, /* n, count, height or width is negative, or no memory is so large */
-  ROOFSTEP_BAD_ROWS = 3, /* a row number is below 0, not below height, or below the one before */
-  ROOFSTEP_BAD_STEP = 4  /* t is below 1 */
+  /* An array is NULL though there are elements, or rows is NULL though there is a count, or
+     mean_grad is not NULL in a rule that is not centered. */
+  ROOFSTEP_BAD_POINTER = 1,
+  /* n, count, height or width is negative, or no memory is so large. */
+  ROOFSTEP_BAD_SIZE = 2,
+  /* A row number is below 0, not below height, or below the one before. */
+  ROOFSTEP_BAD_ROWS = 3,
+  /* t is below 1. */
+  ROOFSTEP_BAD_STEP = 4
 };
 
 typedef struct roofstep_kernels {
