@@ -10,6 +10,7 @@
 #include "calls.hpp"
 #include "compiled.hpp"
 #include "dispatch.hpp"
+#include "effects.hpp"
 #include "engine.hpp"
 #include "gather.hpp"
 #include "settings.hpp"
@@ -107,6 +108,7 @@ PYBIND11_MODULE(_core, m) {
       .def(py::init([](double limit) { return Norm{limit}; }), "limit"_a)
       .def_readonly("limit", &Norm::limit)
       .def_readonly("value", &Norm::value, "The norm before clipping in the last step.")
+      .def_readonly("finite", &Norm::finite, "Whether every gradient in it was.")
       .def_property_readonly("factor", clip_factor, "What the gradients are multiplied by.")
       .def("measure", measure_rows, "rows"_a, "threads"_a, "Takes it; see calls.hpp.");
 
@@ -118,9 +120,17 @@ PYBIND11_MODULE(_core, m) {
 
   py::class_<Entries>(m, "Entries", "The parameters of an optimizer; see gather.hpp.",
                       py::custom_type_setup(collect_entries))
-      .def(py::init<py::tuple, const std::vector<std::size_t>&>(), "rows"_a, "counted"_a)
+      .def(py::init<py::tuple, const std::vector<std::size_t>&, const std::vector<std::size_t>&>(),
+           "rows"_a, "counted"_a, "unscaled"_a = py::tuple())
       .def("step", &Entries::step, "gradients"_a, "counts"_a, "carried"_a, "clear_grad"_a,
-           "threads"_a, "grad_scale"_a = 1.0, "Steps every parameter that has a gradient.");
+           "threads"_a, "grad_scale"_a = 1.0, "skip_nonfinite"_a = false, "records"_a = py::tuple(),
+           "shown"_a = py::tuple(), "Steps every parameter that has a gradient.");
+
+  py::class_<Alone>(m, "Alone", "Refuses two calls at once; see effects.hpp.")
+      .def(py::init<std::string>(), "refusal"_a)
+      .def("run", &Alone::run, "function"_a, "Calls it with what follows, if no other call runs.")
+      .def("__enter__", &Alone::enter)
+      .def("__exit__", [](Alone& alone, const py::args&) { alone.leave(); });
 
   m.def(
       "is_tensor", [](py::handle object) { return is_tensor(object.ptr()); }, "object"_a,
