@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -754,7 +754,8 @@ class Optimizer:
             which survives json: ``learning_rate``, the number, or ``LR_Scheduler``, the state of
             the schedule; ``param_groups``, a list of dicts with the names of their ``params`` and
             their settings; ``defaults``, what a group takes that leaves a setting out;
-            ``grad_clips``, the clips, to which the settings ``grad_clip`` point by position.
+            ``grad_clips``, the clips, to which the settings ``grad_clip`` point by position; with
+            ``skip_nonfinite`` also `skipped_steps`.
             Functions are left out, and of a clip or regularizer of your own there is the name of
             its class alone. pickle takes it whole; or give the arrays to `numpy.savez` and the
             rest to json, and join the two again.
@@ -794,17 +795,32 @@ class Optimizer:
             RuntimeError: another thread is stepping this optimizer.
         """
         with self._alone:
-            new, adopt = checkpoint.read(state_dict, self, self._checkpoint(), self._parameters)
-            self._learning_rate, self._defaults = new.learning_rate, new.defaults
-            for group, restored in zip(self.param_groups, new.groups, strict=True):
-                group.update(restored)
-            adopt()
+            new, taken, load = checkpoint.read(
+                state_dict, self, self._checkpoint(), self._parameters
+            )
+            taken |= {
+                "_learning_rate": new.learning_rate,
+                "_defaults": new.defaults,
+                "_skipped_steps": new.skipped_steps,
+            }
+            groups = zip(self.param_groups, new.groups, strict=True)
+            old = new.learning_rate.state_dict() if load else None
+            try:
+                if load:  # that of another library may refuse only now
+                    load(state_dict["LR_Scheduler"])
+                _core.put((*groups, (vars(self), taken)))
+            except BaseException:
+                if load and self._defaults is not new.defaults:
+                    load(old)
+                raise
             for parameter in self._parameters.values():
                 parameter.expect_other_memory()
 
     def _checkpoint(self) -> checkpoint.Checkpoint:
         groups = [self._complete(group) for group in self.param_groups]
-        return checkpoint.Checkpoint(self._learning_rate, self._complete({}), groups)
+        told = self._skip_nonfinite or self._skipped_steps > 0
+        skipped = self._skipped_steps if told else None
+        return checkpoint.Checkpoint(self._learning_rate, self._complete({}), groups, skipped)
 
     def _save(self) -> dict[str, Any]:
         """What the steps so far have left, for a state dict; arrays are copies."""
@@ -815,18 +831,13 @@ class Optimizer:
 
     def _match(
         self, saved: Mapping[str, Any], groups: list[plan.Group], ours: bool, problems: list[str]
-    ) -> Callable[[], None]:
-        """What takes over such entries, for groups with these settings; adds what does not fit."""
+    ) -> dict[str, Any]:
+        """The attributes for such entries and groups with these settings; adds what does not fit."""
         kept = checkpoint.match(saved, groups, ours, self, self._parameters, self._name, problems)
         states = {} if problems else state.laid_out(kept.states, self._parameters)
         counts = np.array([kept.counts.get(name, 0) for name in self._parameters], np.int64)
         numbers = np.array([kept.numbers.get(name, 1.0) for name in self._parameters])
-
-        def adopt() -> None:
-            self._states, self._counts, self._numbers = states, counts, numbers
-            self._plan = None
-
-        return adopt
+        return {"_states": states, "_counts": counts, "_numbers": numbers, "_plan": None}
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and deepcopy: all but what is made anew."""

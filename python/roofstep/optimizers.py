@@ -1048,6 +1048,7 @@ class Lamb(_Adaptive):
             None,
             grad_clip,
             name,
+            skip_nonfinite=skip_nonfinite,
             lamb_weight_decay=lamb_weight_decay,
             beta1=beta1,
             beta2=beta2,

@@ -1,4 +1,7 @@
-"""What the groups of an optimizer come to for the kernels, made anew when a setting changes."""
+"""What the groups of an optimizer come to for the kernels, made anew when a setting changes.
+
+There are no generators on the way of a step: CPython 3.11 does not survive one without memory.
+"""
 
 from __future__ import annotations
 
@@ -128,7 +131,7 @@ class Plan:
         """
         if not self.tasks:
             return gradients, []
-        row: tuple[Any, ...] = gradients or tuple(p.grad for p in parameters)
+        row: tuple[Any, ...] = gradients or tuple([p.grad for p in parameters])
         if self.watches and not custom.are_finite(self.tasks, row):
             return row, []
         return custom.prepare(self.tasks, row, clear_grad, grad_scale)
@@ -270,7 +273,7 @@ def make(
             entries[name] = (name, parameter.walked, kinds[key].settings, norm, held)
     return Plan(
         _core.Entries(
-            tuple(entries[name] for name in parameters),
+            tuple([entries[name] for name in parameters]),
             [i for i, parameter in enumerate(parameters.values()) if parameter.counts_writes],
             [i for i, name in enumerate(parameters) if name in tasks],
         ),
@@ -295,18 +298,19 @@ def settings_of(
 ) -> _core.Settings:
     """What the kernels are told of parameters of this group, but for the learning rate."""
     l1, l2, decay = decays
+    # By position: pybind11 ends the process where it has no memory to look at a keyword.
     return _core.Settings(
         family._rule(group),
         family._fields(group),
-        l1=l1,
-        l2=l2,
-        decay=decay,
-        scale=scale,
-        clip_min=bounds[0],
-        clip_max=bounds[1],
-        adapts=family._adapts(group, l2, decay),
-        average_decay=group["average_decay"],
-        absent=family._absent(group),
+        l1,
+        l2,
+        decay,
+        scale,
+        bounds[0],
+        bounds[1],
+        family._adapts(group, l2, decay),
+        group["average_decay"],
+        family._absent(group),
     )
 
 
@@ -319,7 +323,7 @@ def _looks(groups: Iterable[Group], parameters: Iterable[Parameter]) -> list[Cal
         for group in groups
         if is_fused(clip := group.get("grad_clip")) and clip._of_paddle is not None
     }
-    of_parameters = (look for cls, walked in rows.items() if (look := cls.watch(walked)))
+    of_parameters = [look for cls, walked in rows.items() if (look := cls.watch(walked))]
     return [*of_parameters, *of_paddle.values()]
 
 
@@ -355,7 +359,7 @@ def _held(kept: Keeps, own: Mapping[str, Array], rule: str, name: str) -> tuple[
                 f"{RULES[rule][3]}: parameter {name!r} has {own[s].shape[0]} slots in its state "
                 f"{s!r}, got {state.slots}; set it back, or make a new optimizer"
             )
-    return tuple(own[s] for s in kept.states) if all(s in own for s in kept.states) else None
+    return tuple([own[s] for s in kept.states]) if kept.states.keys() <= own.keys() else None
 
 
 def warn_of_skip(name: str, stacklevel: int) -> None:

@@ -19,6 +19,7 @@ class Checkpoint:
     learning_rate: Any
     defaults: Group
     groups: list[Group]  # with every setting in force
+    skipped_steps: int | None = None  # None: it is not said
 
 
 class Family(plan.Family, Protocol):
@@ -28,7 +29,7 @@ class Family(plan.Family, Protocol):
     def _save(self) -> dict[str, Any]: ...
     def _match(
         self, saved: Mapping[str, Any], groups: list[Group], ours: bool, problems: list[str]
-    ) -> Callable[[], None]: ...
+    ) -> dict[str, Any]: ...
 
 
 def save(
@@ -39,6 +40,7 @@ def save(
     return {
         **family._save(),
         **settings.save(current.learning_rate, current.defaults, current.groups, names),
+        **({} if current.skipped_steps is None else {"skipped_steps": current.skipped_steps}),
     }
 
 
@@ -47,10 +49,10 @@ def read(
     family: Family,
     current: Checkpoint,
     parameters: Mapping[str, Parameter],
-) -> tuple[Checkpoint, Callable[[], None]]:
-    """The settings that the state dict comes to, and what takes over the rest of it.
+) -> tuple[Checkpoint, dict[str, Any], Callable[[Any], object] | None]:
+    """The settings that the state dict comes to, the optimizer's new attributes for the rest of it.
 
-    Nothing is changed here, except the schedule when all else fits.
+    The last is what loads the state of the schedule, if there is one. Nothing is changed here.
 
     Args:
         state_dict: see `roofstep.Optimizer.set_state_dict`.
@@ -68,18 +70,17 @@ def read(
     defaults = reader.defaults(current.defaults)
     groups = reader.groups(current.groups, _names(parameters))
     learning_rate, load = reader.learning_rate(current.learning_rate)
+    skipped = reader.skipped_steps()
     for name, parameter in parameters.items():
         _core.check_parameter(parameter.data, name)
     rest = {key: value for key, value in state_dict.items() if key not in settings.KEYS}
-    adopt = family._match(rest, groups, "param_groups" in state_dict, problems)
+    taken = family._match(rest, groups, "param_groups" in state_dict, problems)
     if problems:
         raise ValueError(
             "state_dict does not fit this optimizer, and nothing was changed:\n  "
             + "\n  ".join(problems)
         )
-    if load:
-        load(state_dict["LR_Scheduler"])  # one of another library may refuse only now
-    return Checkpoint(learning_rate, defaults, groups), adopt
+    return Checkpoint(learning_rate, defaults, groups, skipped), taken, load
 
 
 def match(
