@@ -78,7 +78,9 @@ py::object Alone::run(const py::function& function, const py::args& arguments) {
     Alone& alone;
     ~Turn() { alone.leave(); }
   } turn{*this};
-  return function(*arguments);
+  PyObject* const result = PyObject_Call(function.ptr(), arguments.ptr(), nullptr);
+  if (!result) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(result);
 }
 
 }  // namespace roofstep

@@ -303,8 +303,9 @@ class Optimizer:
             >>> w.data, opt.skipped_steps, scale
             (array([-1., -1.], dtype=float32), 1, 32768.0)
         """
-        flag = checks.flag("clear_grad", clear_grad)
-        self._step(None, flag, checks.positive("grad_scale", grad_scale))
+        if type(grad_scale) is not float or grad_scale != 1:
+            grad_scale = checks.positive("grad_scale", grad_scale)
+        self._step(None, checks.flag("clear_grad", clear_grad), grad_scale)
 
     def _step(
         self,
@@ -340,13 +341,9 @@ class Optimizer:
             factor = group["learning_rate"]
             return learning_rate * checks.non_negative("learning_rate of a group", factor)
 
+        norms = current.norms + measured if measured else current.norms
+        done: dict[str, Any] = {"_norms": norms, "_last_step_applied": True}
         while True:
-            done = {
-                "_plan": current,
-                "_states": states,
-                "_norms": current.norms + measured,
-                "_last_step_applied": True,
-            }
             outcome = current.step(
                 rate,
                 gradients,
@@ -360,6 +357,12 @@ class Optimizer:
                 break
             states = self._with_new(states, outcome)
             current = self._make_plan(states)
+            done = {
+                "_plan": current,
+                "_states": states,
+                "_norms": current.norms + measured,
+                "_last_step_applied": True,
+            }
         if outcome is not None:
             skipped = self._skipped_steps + 1
             vars(self).update(_skipped_steps=skipped, _last_step_applied=False)
@@ -832,7 +835,7 @@ class Optimizer:
     def _match(
         self, saved: Mapping[str, Any], groups: list[plan.Group], ours: bool, problems: list[str]
     ) -> dict[str, Any]:
-        """The attributes for such entries and groups with these settings; adds what does not fit."""
+        """The attributes for such entries and such groups; adds what does not fit."""
         kept = checkpoint.match(saved, groups, ours, self, self._parameters, self._name, problems)
         states = {} if problems else state.laid_out(kept.states, self._parameters)
         counts = np.array([kept.counts.get(name, 0) for name in self._parameters], np.int64)

@@ -195,3 +195,20 @@ def test_a_program_of_paddle_skips() -> None:
         assert found == [(True, 0), (False, 1), (True, 1)]
     finally:
         paddle.disable_static()
+
+
+def test_a_users_clip_sees_what_grad_scaler_has_scaled_divided() -> None:
+    seen = []
+
+    class Look(roofstep.ClipGradBase):
+        def _dygraph_clip(self, params_grads: Any) -> Any:
+            seen.extend(gradient.tolist() for _, gradient in params_grads)
+            return params_grads
+
+    tensor = torch.ones(3, requires_grad=True)
+    optimizer = roofstep.torch.SGD([tensor], lr=0.5, grad_clip=Look())
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler.scale(tensor.sum()).backward()
+    scaler.step(optimizer)
+    assert seen == [[1.0] * 3]
+    assert tensor.tolist() == [0.5] * 3
