@@ -120,9 +120,13 @@ void require_writable(const Array& array, const Subject& subject);
 // Throws unless the array is writable and none of its elements share memory.
 void require_clearable(const Array& array, const Subject& subject);
 
-// The memory of an array of the given size with a number of type T, int64 or double, for each
-// entry.
+// The memory of an array of the given size with a number of type T, int64, float or double, for
+// each entry.
 template <class T>
 T* view_row(PyObject* object, std::size_t size);
+
+// Whether it is an array of this type.
+template <class T>
+bool is_row(PyObject* object);
 
 }  // namespace roofstep

@@ -66,9 +66,10 @@ void measure_rows(Norm& norm, const std::vector<py::tuple>& rows, int threads) {
   {
     const Kernels& table = kernels();
     const py::gil_scoped_release release;
-    measure(table, tensors, norms, threads);
+    Pass(table, tensors, norms, threads).measure();
   }
   norm.value = norms[0].value;
+  norm.finite = norms[0].finite;
 }
 
 float stream_arrays(const py::tuple& updated, const py::tuple& read, int threads) {

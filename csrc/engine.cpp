@@ -36,7 +36,7 @@ constexpr std::size_t worth_waking = 4 * piece_size;
 
 // The work of a step: for so many threads, pieces from each place to the next.
 struct Work {
-  int threads;
+  std::vector<Share> shares;  // one for each thread, none for the calling one alone
   std::vector<Place> places;
   bool of_one;  // so little that it is for one thread whatever there is
 };
@@ -50,7 +50,7 @@ Work cut(const std::vector<Tensor>& tensors, int threads) {
   const std::size_t most = std::max<std::size_t>((total + piece_size - 1) / piece_size, 2);
   const std::size_t team = std::min(static_cast<std::size_t>(threads), most);
   const bool of_one = total < piece_size;
-  if (of_one || team < 2) return {1, {{0, 0}, {tensors.size(), 0}}, of_one};
+  if (of_one || team < 2) return {{}, {{0, 0}, {tensors.size(), 0}}, of_one};
 
   const std::size_t share = total / (pieces_per_thread * team);
   const std::size_t size = std::clamp(share, least_piece_size, piece_size);
@@ -69,17 +69,19 @@ Work cut(const std::vector<Tensor>& tensors, int threads) {
     }
   }
   places.push_back({tensors.size(), 0});
-  return {static_cast<int>(team), places, false};
+  return {std::vector<Share>(team), std::move(places), false};
 }
 
-// Calls visit(tensor index, begin, end) for every tensor's part of every piece.
+// Calls visit(tensor index, begin, end) for every tensor's part of every piece. A tensor may be
+// smaller than it was when the work was cut.
 template <class Visit>
-void for_each_part(const std::vector<Tensor>& tensors, const Work& work, const Visit& visit) {
-  for_each_index(work.places.size() - 1, work.threads, [&](std::size_t k) {
+void for_each_part(const std::vector<Tensor>& tensors, Work& work, const Visit& visit) {
+  for_each_index(work.places.size() - 1, work.shares, [&](std::size_t k) {
     const Place first = work.places[k], last = work.places[k + 1];
     for (std::size_t i = first.tensor; i <= last.tensor && i < tensors.size(); ++i) {
+      const std::size_t size = tensors[i].size;
       const std::size_t begin = i == first.tensor ? first.offset : 0;
-      const std::size_t end = i == last.tensor ? last.offset : tensors[i].size;
+      const std::size_t end = i == last.tensor ? std::min(last.offset, size) : size;
       if (begin < end) visit(i, begin, end);
     }
   });
@@ -117,6 +119,15 @@ double mean_weight(const Tensor& tensor) {
 }
 
 template <class Element>
+void clear_part(const Tensor& tensor, std::size_t begin, std::size_t end) {
+  if (tensor.grad_layout) {
+    clear<Element>(*tensor.grad_layout, tensor.grad, begin, end);
+  } else {
+    std::memset(at<Element>(tensor.grad, begin), 0, (end - begin) * sizeof(Element));
+  }
+}
+
+template <class Element>
 void update(const Kernels& kernels, const Tensor& tensor, Factors factors, std::size_t begin,
             std::size_t end) {
   alignas(64) unsigned char buffer[block_size * sizeof(Element)];
@@ -130,12 +141,7 @@ void update(const Kernels& kernels, const Tensor& tensor, Factors factors, std::
       kernels.average[static_cast<int>(tensor.dtype)](at<Element>(tensor.average, begin), run.param,
                                                       run.n, mean_weight(tensor));
     }
-    if (!tensor.clear_grad) continue;
-    if (tensor.grad_layout) {
-      clear<Element>(*tensor.grad_layout, tensor.grad, begin, stop);
-    } else {
-      std::memset(at<Element>(tensor.grad, begin), 0, run.n * sizeof(Element));
-    }
+    if (tensor.clear_grad) clear_part<Element>(tensor, begin, stop);
   }
 }
 
@@ -149,6 +155,7 @@ std::size_t filled_blocks(const Tensor& tensor) {
 // no thread is seen in the bits.
 class Sums {
  public:
+  Sums() = default;
   template <class Wanted>
   Sums(const std::vector<Tensor>& tensors, const Wanted& wanted) : first_(tensors.size() + 1, 0) {
     for (std::size_t i = 0; i < tensors.size(); ++i) {
@@ -196,12 +203,12 @@ void measure_grad(const Kernels& kernels, const Tensor& tensor, std::size_t begi
   }
 }
 
-void take_norms(const Kernels& kernels, const std::vector<Tensor>& tensors, const Work& work,
-                double unscale, std::vector<Norm>& norms) {
-  Sums sums(tensors, [](const Tensor& tensor) { return tensor.norm >= 0; });
+bool has_norm(const Tensor& tensor) { return tensor.norm >= 0; }
+
+void take_sums(const Kernels& kernels, const std::vector<Tensor>& tensors, Work& work, Sums& sums) {
   for_each_part(tensors, work, [&](std::size_t i, std::size_t begin, std::size_t end) {
     const Tensor& tensor = tensors[i];
-    if (tensor.norm < 0) return;
+    if (!has_norm(tensor)) return;
     if (tensor.grad_layout && tensor.grad_layout->rows) {
       const auto measure_part =
           tensor.dtype == Dtype::f32 ? measure_rows<float> : measure_rows<double>;
@@ -211,30 +218,39 @@ void take_norms(const Kernels& kernels, const std::vector<Tensor>& tensors, cons
         tensor.dtype == Dtype::f32 ? measure_grad<float> : measure_grad<double>;
     measure_part(kernels, tensor, begin, end, &sums.at(i, begin));
   });
-  std::vector<SumSquares> totals(norms.size());
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    if (tensors[i].norm >= 0) totals[tensors[i].norm].add(sums.total(i));
-  }
-  for (std::size_t k = 0; k < norms.size(); ++k) norms[k].value = unscale * totals[k].norm();
 }
 
 double factor_of(const Tensor& tensor, double unscale, const std::vector<Norm>& norms) {
+  if (tensor.unscaled) unscale = 1;
   return tensor.norm < 0 ? unscale : unscale * clip_factor(norms[tensor.norm]);
 }
 
-// A NaN norm makes NaN of the zeros as well: then no row rests. Whether there was any.
+// A NaN norm makes NaN of the zeros as well, and then no row rests.
+bool may_wake(const Tensor& tensor) {
+  return visited_rows(tensor) && tensor.settings->absent != Absent::left && has_norm(tensor);
+}
+
+// Whether any row was woken.
 bool wake_rows(std::vector<Tensor>& tensors, const std::vector<Norm>& norms) {
   const auto is_nan = [](const Norm& norm) { return std::isnan(norm.value); };
   if (std::none_of(norms.begin(), norms.end(), is_nan)) return false;
   bool any = false;
   for (Tensor& tensor : tensors) {
-    const Rows* const rows = visited_rows(tensor);
-    if (!rows || tensor.settings->absent == Absent::left) continue;
-    if (tensor.norm < 0 || !is_nan(norms[tensor.norm])) continue;
-    tensor.size = rows->size;
+    if (!may_wake(tensor) || !is_nan(norms[tensor.norm])) continue;
+    tensor.size = tensor.grad_layout->rows->size;
     any = true;
   }
   return any;
+}
+
+// The work if all rows were woken; none if none can be.
+std::optional<Work> cut_awake(const std::vector<Tensor>& tensors, int threads) {
+  if (std::none_of(tensors.begin(), tensors.end(), may_wake)) return std::nullopt;
+  std::vector<Tensor> awake = tensors;
+  for (Tensor& tensor : awake) {
+    if (may_wake(tensor)) tensor.size = tensor.grad_layout->rows->size;
+  }
+  return cut(awake, threads);
 }
 
 template <class Element>
@@ -252,68 +268,119 @@ void measure_update(const Kernels& kernels, const Tensor& tensor, double factor,
   }
 }
 
-// The trust ratio of every tensor, by a pass that computes the updates and stores nothing; none at
-// all if no tensor adapts.
-std::vector<double> take_ratios(const Kernels& kernels, const std::vector<Tensor>& tensors,
-                                const Work& work, double unscale, const std::vector<Norm>& norms) {
-  const auto adapts = [](const Tensor& tensor) {
-    return tensor.step_count && tensor.settings->adapts;
-  };
-  if (std::none_of(tensors.begin(), tensors.end(), adapts)) return {};
-  std::vector<double> ratios(tensors.size(), 1);
-  Sums params(tensors, adapts), measured(tensors, adapts);
+bool adapts(const Tensor& tensor) { return tensor.step_count && tensor.settings->adapts; }
+
+// The trust ratio of every tensor that adapts, by a pass that computes the updates and stores
+// nothing.
+void take_ratios(const Kernels& kernels, const std::vector<Tensor>& tensors, Work& work,
+                 double unscale, const std::vector<Norm>& norms, Sums& params, Sums& updates,
+                 std::vector<double>& ratios) {
   for_each_part(tensors, work, [&](std::size_t i, std::size_t begin, std::size_t end) {
     const Tensor& tensor = tensors[i];
     if (!adapts(tensor)) return;
     const auto measure_part =
         tensor.dtype == Dtype::f32 ? measure_update<float> : measure_update<double>;
     measure_part(kernels, tensor, factor_of(tensor, unscale, norms), begin, end,
-                 &params.at(i, begin), &measured.at(i, begin));
+                 &params.at(i, begin), &updates.at(i, begin));
   });
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const Tensor& tensor = tensors[i];
     if (!adapts(tensor)) continue;
     ratios[i] = kernels.rules[tensor.settings->rule].trust(
-        tensor.settings->hyper, params.total(i).norm(), measured.total(i).norm());
+        tensor.settings->hyper, params.total(i).norm(), updates.total(i).norm());
   }
-  return ratios;
 }
 
 }  // namespace
+
+struct Pass::Memory {
+  Work work;
+  std::optional<Work> awake;
+  Sums squares;
+  std::vector<SumSquares> totals;  // for each norm
+  std::vector<double> ratios;      // for each tensor if any adapts; else none
+  Sums params, updates;
+
+  Memory(const std::vector<Tensor>& tensors, std::size_t norms, int threads)
+      : work(cut(tensors, threads)), totals(norms) {
+    if (norms) {
+      squares = Sums(tensors, has_norm);
+      awake = cut_awake(tensors, threads);
+    }
+    if (std::any_of(tensors.begin(), tensors.end(), adapts)) {
+      ratios.assign(tensors.size(), 1);
+      params = updates = Sums(tensors, adapts);
+    }
+  }
+};
+
+Pass::Pass(const Kernels& kernels, std::vector<Tensor>& tensors, std::vector<Norm>& norms,
+           int threads, double grad_scale)
+    : kernels_(kernels),
+      tensors_(tensors),
+      norms_(norms),
+      unscale_(1 / grad_scale),
+      memory_(new Memory(tensors, norms.size(), threads)) {}
+
+Pass::~Pass() = default;
+
+std::ptrdiff_t Pass::measure() noexcept {
+  measured_ = true;
+  std::ptrdiff_t first = -1;
+  if (norms_.empty()) return first;
+  const DefaultFloatingPoint mode;
+  Memory& memory = *memory_;
+  take_sums(kernels_, tensors_, memory.work, memory.squares);
+  for (std::size_t i = 0; i < tensors_.size(); ++i) {
+    if (!has_norm(tensors_[i])) continue;
+    const SumSquares total = memory.squares.total(i);
+    memory.totals[tensors_[i].norm].add(total);
+    if (first < 0 && !total.finite()) first = static_cast<std::ptrdiff_t>(i);
+  }
+  for (std::size_t k = 0; k < norms_.size(); ++k) {
+    norms_[k].value = unscale_ * memory.totals[k].norm();
+    norms_[k].finite = memory.totals[k].finite();
+  }
+  return first;
+}
+
+void Pass::write() noexcept {
+  if (!measured_) measure();
+  const DefaultFloatingPoint mode;
+  Memory& memory = *memory_;
+  Work& work = wake_rows(tensors_, norms_) ? *memory.awake : memory.work;
+  if (!memory.ratios.empty()) {
+    take_ratios(kernels_, tensors_, work, unscale_, norms_, memory.params, memory.updates,
+                memory.ratios);
+  }
+  for_each_part(tensors_, work, [&](std::size_t i, std::size_t begin, std::size_t end) {
+    const Tensor& tensor = tensors_[i];
+    const Factors factors{factor_of(tensor, unscale_, norms_),
+                          memory.ratios.empty() ? 1 : memory.ratios[i]};
+    const auto update_part = tensor.dtype == Dtype::f32 ? update<float> : update<double>;
+    const Rows* const rows = visited_rows(tensor);
+    if (!rows) return update_part(kernels_, tensor, factors, begin, end);
+    for_each_run(*rows, begin, end, [&](std::size_t from, std::size_t to) {
+      update_part(kernels_, tensor, factors, from, to);
+    });
+  });
+  for (const Tensor& tensor : tensors_) {
+    if (!tensor.step_count) continue;
+    ++*tensor.step_count;
+    if (tensor.carried) *tensor.carried = tensor.prepared->carried;
+  }
+}
 
 double clip_factor(const Norm& norm) {
   if (std::isnan(norm.value)) return norm.value;
   return norm.value > norm.limit ? norm.limit / norm.value : 1;
 }
 
-void measure(const Kernels& kernels, const std::vector<Tensor>& tensors, std::vector<Norm>& norms,
-             int threads) {
-  const DefaultFloatingPoint mode;
-  take_norms(kernels, tensors, cut(tensors, threads), 1, norms);
-}
-
-void step(const Kernels& kernels, std::vector<Tensor>& tensors, std::vector<Norm>& norms,
-          int threads, double grad_scale) {
-  const DefaultFloatingPoint mode;
-  const double unscale = 1 / grad_scale;
-  Work work = cut(tensors, threads);
-  if (!norms.empty()) take_norms(kernels, tensors, work, unscale, norms);
-  if (wake_rows(tensors, norms)) work = cut(tensors, threads);
-  const std::vector<double> ratios = take_ratios(kernels, tensors, work, unscale, norms);
-  for_each_part(tensors, work, [&](std::size_t i, std::size_t begin, std::size_t end) {
-    const Tensor& tensor = tensors[i];
-    const Factors factors{factor_of(tensor, unscale, norms), ratios.empty() ? 1 : ratios[i]};
-    const auto update_part = tensor.dtype == Dtype::f32 ? update<float> : update<double>;
-    const Rows* const rows = visited_rows(tensor);
-    if (!rows) return update_part(kernels, tensor, factors, begin, end);
-    for_each_run(*rows, begin, end, [&](std::size_t from, std::size_t to) {
-      update_part(kernels, tensor, factors, from, to);
-    });
-  });
+void clear_gradients(const std::vector<Tensor>& tensors) noexcept {
   for (const Tensor& tensor : tensors) {
-    if (!tensor.step_count) continue;
-    ++*tensor.step_count;
-    if (tensor.carried) *tensor.carried = tensor.prepared->carried;
+    if (!tensor.size || !tensor.clear_grad) continue;
+    const auto clear_all = tensor.dtype == Dtype::f32 ? clear_part<float> : clear_part<double>;
+    clear_all(tensor, 0, tensor.size);
   }
 }
 
@@ -322,7 +389,8 @@ float stream(const Kernels& kernels, const std::vector<float*>& updated,
   std::vector<Tensor> whole(1);
   whole[0].size = size;
   float seen = 0;
-  for_each_part(whole, cut(whole, threads), [&](std::size_t, std::size_t begin, std::size_t end) {
+  Work work = cut(whole, threads);
+  for_each_part(whole, work, [&](std::size_t, std::size_t begin, std::size_t end) {
     float *to[most_updated], *from[most_read];
     for (std::size_t i = 0; i < updated.size(); ++i) to[i] = updated[i] + begin;
     for (std::size_t i = 0; i < read.size(); ++i) from[i] = read[i] + begin;

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -38,7 +39,8 @@ enum class Absent {
 // One L2 norm over the gradients of one or many tensors, and the length to which it is clipped.
 struct Norm {
   double limit;
-  double value = 0;
+  double value = 0;    // infinity, too, where a double has no room for it
+  bool finite = true;  // whether every gradient is
 };
 
 // What a step does to the parameters of one kind.
@@ -56,6 +58,7 @@ struct Settings {
 struct Tensor {
   Dtype dtype;
   bool clear_grad;  // zeroes the gradient in the same pass
+  bool unscaled;    // the gradient has been divided by the step's `grad_scale` already
   int norm;         // an index, or -1
   std::size_t size;
   void* param;
@@ -69,14 +72,31 @@ struct Tensor {
   double* carried;  // null if the rule carries nothing
 };
 
-// Clips, decays, updates, averages, and counts the step. Every gradient is one times `grad_scale`,
-// by which it is divided first of all.
-void step(const Kernels& kernels, std::vector<Tensor>& tensors, std::vector<Norm>& norms,
-          int threads, double grad_scale = 1);
+// A step: clips, decays, updates, averages, and counts. Every gradient is one times `grad_scale`,
+// by which it is divided first of all, unless it has been. It is made with all the memory that it
+// takes, and thus what follows cannot fail.
+class Pass {
+ public:
+  Pass(const Kernels& kernels, std::vector<Tensor>& tensors, std::vector<Norm>& norms, int threads,
+       double grad_scale = 1);
+  ~Pass();
+  // Takes the norms; the first tensor whose gradient counts in one and is not finite, or -1.
+  std::ptrdiff_t measure() noexcept;
+  // The rest, with the norms if they have not been taken.
+  void write() noexcept;
 
-// The norms alone.
-void measure(const Kernels& kernels, const std::vector<Tensor>& tensors, std::vector<Norm>& norms,
-             int threads);
+ private:
+  struct Memory;
+  const Kernels& kernels_;
+  std::vector<Tensor>& tensors_;
+  std::vector<Norm>& norms_;
+  const double unscale_;
+  bool measured_ = false;
+  const std::unique_ptr<Memory> memory_;
+};
+
+// Zeroes the gradients that a step would zero, and does nothing else.
+void clear_gradients(const std::vector<Tensor>& tensors) noexcept;
 
 // What a gradient is multiplied by to be clipped. No epsilon: a gradient at the limit is not
 // scaled. A NaN norm makes every gradient NaN.

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "dispatch.hpp"
+#include "effects.hpp"
 #include "floating_point.hpp"
 #include "rows.hpp"
 #include "settings.hpp"
@@ -39,7 +40,21 @@ void require_scale(double grad_scale) {
   throw py::value_error(
       "grad_scale: expected a number > 0 of which float32 can hold the inverse, "
       "got " +
-      py::repr(py::float_(grad_scale)).cast<std::string>());
+      py::repr(py::float_(grad_scale)).cast<std::string>() +
+      "; pass the factor that the loss was multiplied by");
+}
+
+// In place of pybind11's, which make a RuntimeError of a lack of memory.
+py::list new_list(std::size_t size) {
+  PyObject* const list = PyList_New(static_cast<Py_ssize_t>(size));
+  if (!list) throw py::error_already_set();
+  return py::reinterpret_steal<py::list>(list);
+}
+
+py::object new_int(std::size_t value) {
+  PyObject* const made = PyLong_FromSize_t(value);
+  if (!made) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(made);
 }
 
 template <class Visit>
@@ -84,12 +99,15 @@ class Entries::Held {
   std::vector<Found> rows_;
 };
 
-Entries::Entries(py::tuple rows, const std::vector<std::size_t>& counted) : held_(std::move(rows)) {
+Entries::Entries(py::tuple rows, const std::vector<std::size_t>& counted,
+                 const std::vector<std::size_t>& unscaled)
+    : held_(std::move(rows)) {
   rows_.reserve(held_.size());
   particulars_.resize(held_.size());
   tensors_.reserve(held_.size());
   for (const py::handle row : held_) read(row.ptr());
   for (const std::size_t i : counted) particulars_.at(i).counted = true;
+  for (const std::size_t i : unscaled) tensors_.at(i).unscaled = true;
   counts_any_ = !counted.empty();
   states_.join();
 }
@@ -227,26 +245,30 @@ void Entries::refuse_overlaps(const Held& held) const {
   roofstep::refuse_overlaps(spans);
 }
 
-py::list Entries::written(Held& held) const {
+// Tells the libraries that count writes what is written next: these gradients that are zeroed, and
+// perhaps the parameters. Returns what keeps them.
+py::object Entries::count_writes(Held& held, bool parameters) const {
+  if (!counts_any_) return py::none();
   std::vector<PyObject*> found;
   // The references are handed on: each of these objects is far away in memory.
   const auto hand_on = [&](PyObject*& object) { found.push_back(std::exchange(object, nullptr)); };
   for (std::size_t i = 0; i < rows_.size(); ++i) {
     Found& row = held.rows()[i];
     if (!particulars_[i].counted) continue;
-    if (row.stepped) hand_on(row.param);
+    if (row.stepped && parameters) hand_on(row.param);
     if (row.clears_own || row.clears_other) hand_on(row.own_grad);
   }
-  const py::list list(found.size());
+  const py::list list = new_list(found.size());
   for (std::size_t k = 0; k < found.size(); ++k) {
     PyList_SET_ITEM(list.ptr(), static_cast<Py_ssize_t>(k), found[k]);
   }
+  py::module_::import("roofstep.tensors").attr("count_writes")(list);
   return list;
 }
 
-Entries::Done Entries::step(const std::optional<py::tuple>& gradients, const py::object& counts,
-                            const py::object& carried, bool clear_grad, int threads,
-                            double grad_scale) {
+py::object Entries::step(const std::optional<py::tuple>& gradients, const py::object& counts,
+                         const py::object& carried, bool clear_grad, int threads, double grad_scale,
+                         bool skip_nonfinite, const py::tuple& records, const py::tuple& shown) {
   const DefaultFloatingPoint mode;
   require_scale(grad_scale);
   std::int64_t* const step_counts = view_row<std::int64_t>(counts.ptr(), rows_.size());
@@ -259,6 +281,7 @@ Entries::Done Entries::step(const std::optional<py::tuple>& gradients, const py:
   Constants constants;
   std::vector<std::size_t> missing;
   std::vector<py::object> cleared_after;  // gradients in whose place another is read
+  std::vector<Tensor> cleared_tensors;
   layouts_.clear();
   extents_.clear();
   extents_.add(states_);
@@ -283,6 +306,11 @@ Entries::Done Entries::step(const std::optional<py::tuple>& gradients, const py:
       require_clearable(own, subject);
       extents_.add(own);
       cleared_after.push_back(as_numpy(found.own_grad, subject));
+      Array in_order = own;
+      in_order.strides = nullptr;
+      in_order.c_contiguous = true;
+      set_gradient(cleared_tensors.emplace_back(), own, in_order, layouts_);
+      cleared_tensors.back().clear_grad = true;
     }
     if (!found.stepped) {
       tensor.size = 0;
@@ -321,18 +349,50 @@ Entries::Done Entries::step(const std::optional<py::tuple>& gradients, const py:
     tensor.prepared = constants.at(*row.settings, tensor.dtype, now, particulars_[i].name);
   }
   if (!extents_.disjoint()) refuse_overlaps(held);
-  if (!missing.empty()) return {missing, py::list()};
+  if (!missing.empty()) {
+    const py::list list = new_list(missing.size());
+    for (std::size_t k = 0; k < missing.size(); ++k) list[k] = new_int(missing[k]);
+    return list;
+  }
 
   std::vector<Norm> norms;
   for (const Norm* norm : norms_) norms.push_back({norm->limit});
-  {
-    const Kernels& table = kernels();
-    const py::gil_scoped_release release;
-    roofstep::step(table, tensors_, norms, threads, grad_scale);
+  Pass pass(kernels(), tensors_, norms, threads, grad_scale);
+  Records told(records);
+  std::vector<Shown> rows_shown;
+  for (const py::handle pair : shown) {
+    const auto [floats, numbers] = py::cast<std::pair<py::object, py::object>>(pair);
+    rows_shown.emplace_back(floats.ptr(), numbers.ptr(), rows_.size());
   }
-  for (std::size_t k = 0; k < norms.size(); ++k) norms_[k]->value = norms[k].value;
-  for (const py::object& own : cleared_after) own.attr("fill")(0);
-  return {missing, counts_any_ ? written(held) : py::list()};
+  if (skip_nonfinite) {
+    std::ptrdiff_t found;
+    {
+      const py::gil_scoped_release release;
+      found = pass.measure();
+    }
+    if (found >= 0) {
+      const py::object row = new_int(static_cast<std::size_t>(found));
+      const py::object kept = count_writes(held, false);
+      clear_gradients(tensors_);
+      clear_gradients(cleared_tensors);
+      return row;
+    }
+  }
+  const py::object kept = count_writes(held, true);
+  told.put();
+  // From here on nothing can fail, and no line of Python runs.
+  {
+    const py::gil_scoped_release release;
+    pass.write();
+  }
+  clear_gradients(cleared_tensors);
+  for (std::size_t k = 0; k < norms.size(); ++k) *norms_[k] = norms[k];
+  for (const Shown& row : rows_shown) {
+    for (std::size_t i = 0; i < rows_.size(); ++i) {
+      if (tensors_[i].step_count) row.show(i);
+    }
+  }
+  return py::none();
 }
 
 }  // namespace roofstep

@@ -23,23 +23,30 @@ namespace roofstep {
 // looked at here once, while parameters and gradients are looked at anew in every step.
 class Entries {
  public:
-  // `counted` are the rows of tensors whose library is to be told what has been written.
-  Entries(pybind11::tuple rows, const std::vector<std::size_t>& counted);
+  // `counted` are the rows of tensors whose library is to be told what is written, `unscaled` those
+  // whose gradient is given and has been divided by the `grad_scale` of a step.
+  Entries(pybind11::tuple rows, const std::vector<std::size_t>& counted,
+          const std::vector<std::size_t>& unscaled);
 
   // For Python's garbage collector: a parameter may know the optimizer that has it.
   PyObject* held() const { return held_.ptr(); }
   void let_go();
 
-  // The indices of rows that have a gradient but no states yet, and what has been written of the
-  // counted rows, zeroed gradients included.
-  using Done = std::pair<std::vector<std::size_t>, pybind11::list>;
-
   // Steps every parameter that has a gradient. `gradients` is None, or a tuple that is read in the
   // place of the `grad` attributes, which alone are zeroed by `clear_grad`; `counts` (int64) and
   // `carried` (float64) have a number for each row. Every gradient is divided by `grad_scale`
-  // before all else. While states are missing, nothing is written.
-  Done step(const std::optional<pybind11::tuple>& gradients, const pybind11::object& counts,
-            const pybind11::object& carried, bool clear_grad, int threads, double grad_scale);
+  // before all else.
+  //
+  // Returns None when it has stepped: then `records` have been put, and `shown`, pairs of arrays,
+  // show. While states are missing, nothing is written, and the list of the rows that have a
+  // gradient but no states is returned. With `skip_nonfinite`, if a gradient that counts in a norm
+  // is not finite, nothing is written but zeros into gradients, and its row is returned.
+  //
+  // Whatever fails, fails before the first byte is written, with nothing changed.
+  pybind11::object step(const std::optional<pybind11::tuple>& gradients,
+                        const pybind11::object& counts, const pybind11::object& carried,
+                        bool clear_grad, int threads, double grad_scale, bool skip_nonfinite,
+                        const pybind11::tuple& records, const pybind11::tuple& shown);
 
  private:
   // What every step looks at, in few lines of the cache: of a thousand small tensors they decide
@@ -67,7 +74,7 @@ class Entries {
   void look(std::size_t i, const Found& found, Held& held);
   void look_at_rows(std::size_t i, const Found& found, const Array& param, Held& held);
   void refuse_overlaps(const Held& held) const;
-  pybind11::list written(Held& held) const;
+  pybind11::object count_writes(Held& held, bool parameters) const;
 
   pybind11::tuple held_;
   std::vector<Row> rows_;

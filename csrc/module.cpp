@@ -4,12 +4,14 @@
 
 #include <cstdlib>
 #include <limits>
+#include <new>
 #include <stdexcept>
 
 #include "arrays.hpp"
 #include "calls.hpp"
 #include "compiled.hpp"
 #include "dispatch.hpp"
+#include "effects.hpp"
 #include "engine.hpp"
 #include "gather.hpp"
 #include "settings.hpp"
@@ -56,7 +58,42 @@ Entries* entries_of(PyObject* self) {
   return made ? py::handle(self).cast<Entries*>() : nullptr;
 }
 
+// In place of pybind11's, which takes it for granted that there is memory for an instance.
+PyObject* new_instance(PyTypeObject* type, PyObject*, PyObject*) {
+  PyObject* const self = type->tp_alloc(type, 0);
+  if (!self) return nullptr;
+  try {
+    reinterpret_cast<py::detail::instance*>(self)->allocate_layout();
+    return self;
+  } catch (const std::bad_alloc&) {
+    return PyErr_NoMemory();  // and leaves what it cannot take apart
+  }
+}
+
+// And pybind11's call of a class lets std::bad_alloc go, which would tear the frames of CPython
+// that are on its way.
+PyObject* call_class(PyObject* type, PyObject* arguments, PyObject* options) {
+  try {
+    PyTypeObject* const metaclass = py::detail::get_internals().default_metaclass;
+    return metaclass->tp_call(type, arguments, options);
+  } catch (const std::bad_alloc&) {
+    return PyErr_NoMemory();
+  }
+}
+
+py::object make_metaclass() {
+  static PyType_Slot slots[] = {{Py_tp_call, reinterpret_cast<void*>(call_class)}, {0, nullptr}};
+  static PyType_Spec spec{"roofstep._core._Pybind11Type", 0, 0, Py_TPFLAGS_DEFAULT, slots};
+  PyObject* const base = reinterpret_cast<PyObject*>(py::detail::get_internals().default_metaclass);
+  PyObject* const made = PyType_FromSpecWithBases(&spec, py::make_tuple(py::handle(base)).ptr());
+  if (!made) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(made);
+}
+
+void may_lack_memory(PyHeapTypeObject* type) { type->ht_type.tp_new = new_instance; }
+
 void collect_entries(PyHeapTypeObject* type) {
+  may_lack_memory(type);
   type->ht_type.tp_flags |= Py_TPFLAGS_HAVE_GC;
   type->ht_type.tp_traverse = [](PyObject* self, visitproc visit, void* arg) {
     Py_VISIT(Py_TYPE(self));
@@ -91,11 +128,12 @@ PYBIND11_MODULE(_core, m) {
         "The update rules: name -> (fields, states, carried number or None, field that says how "
         "many slots the last state has or None, its own mean of the parameter or None).");
 
-  py::class_<Settings>(m, "Settings", "What a step does to the parameters of one kind.")
-      .def(py::init(&make_settings), "rule"_a, "fields"_a, py::kw_only(), "l1"_a = 0.0,
-           "l2"_a = 0.0, "decay"_a = 0.0, "scale"_a = 1.0, "clip_min"_a = -infinity,
-           "clip_max"_a = infinity, "adapts"_a = false, "average_decay"_a = py::none(),
-           "absent"_a = "refused")
+  const py::object metaclass = make_metaclass();
+  py::class_<Settings>(m, "Settings", "What a step does to the parameters of one kind.",
+                       py::metaclass(metaclass), py::custom_type_setup(may_lack_memory))
+      .def(py::init(&make_settings), "rule"_a, "fields"_a, "l1"_a = 0.0, "l2"_a = 0.0,
+           "decay"_a = 0.0, "scale"_a = 1.0, "clip_min"_a = -infinity, "clip_max"_a = infinity,
+           "adapts"_a = false, "average_decay"_a = py::none(), "absent"_a = "refused")
       .def_property(
           "learning_rate", [](const Settings& s) { return s.hyper.learning_rate; },
           [](Settings& s, double value) { s.hyper.learning_rate = value; })
@@ -103,24 +141,39 @@ PYBIND11_MODULE(_core, m) {
           "assign", [](Settings& s, const Settings& other) { s = other; }, "other"_a,
           "Takes over another's numbers; the rule must be the same.");
 
-  py::class_<Norm>(m, "Norm", "One L2 norm over gradients, and its limit.")
+  py::class_<Norm>(m, "Norm", "One L2 norm over gradients, and its limit.",
+                   py::metaclass(metaclass), py::custom_type_setup(may_lack_memory))
       .def(py::init([](double limit) { return Norm{limit}; }), "limit"_a)
       .def_readonly("limit", &Norm::limit)
       .def_readonly("value", &Norm::value, "The norm before clipping in the last step.")
+      .def_readonly("finite", &Norm::finite, "Whether every gradient in it was.")
       .def_property_readonly("factor", clip_factor, "What the gradients are multiplied by.")
       .def("measure", measure_rows, "rows"_a, "threads"_a, "Takes it; see calls.hpp.");
 
-  py::class_<Exchange>(m, "Exchange", "Of the two arrays in each (name, parameter, state).")
+  py::class_<Exchange>(m, "Exchange", "Of the two arrays in each (name, parameter, state).",
+                       py::metaclass(metaclass), py::custom_type_setup(may_lack_memory))
       .def(py::init<py::tuple>(), "pairs"_a)
       .def(
           "do", [](Exchange& e) { e.make(true); }, "Exchanges the contents.")
       .def("undo", [](Exchange& e) { e.make(false); }, "Puts them back, if they are exchanged.");
 
   py::class_<Entries>(m, "Entries", "The parameters of an optimizer; see gather.hpp.",
-                      py::custom_type_setup(collect_entries))
-      .def(py::init<py::tuple, const std::vector<std::size_t>&>(), "rows"_a, "counted"_a)
+                      py::metaclass(metaclass), py::custom_type_setup(collect_entries))
+      .def(py::init<py::tuple, const std::vector<std::size_t>&, const std::vector<std::size_t>&>(),
+           "rows"_a, "counted"_a, "unscaled"_a = py::tuple())
       .def("step", &Entries::step, "gradients"_a, "counts"_a, "carried"_a, "clear_grad"_a,
-           "threads"_a, "grad_scale"_a = 1.0, "Steps every parameter that has a gradient.");
+           "threads"_a, "grad_scale"_a = 1.0, "skip_nonfinite"_a = false, "records"_a = py::tuple(),
+           "shown"_a = py::tuple(), "Steps every parameter that has a gradient.");
+
+  m.def(
+      "put", [](const py::tuple& records) { Records(records).put(); }, "records"_a,
+      "Puts entries into dicts, pairs of (dict, new entries): all of them, or none if one fails.");
+  py::class_<Alone>(m, "Alone", "Refuses two calls at once; see effects.hpp.",
+                    py::metaclass(metaclass), py::custom_type_setup(may_lack_memory))
+      .def(py::init<std::string>(), "refusal"_a)
+      .def("run", &Alone::run, "function"_a, "Calls it with what follows, if no other call runs.")
+      .def("__enter__", &Alone::enter)
+      .def("__exit__", [](Alone& alone, const py::args&) { alone.leave(); });
 
   m.def(
       "is_tensor", [](py::handle object) { return is_tensor(object.ptr()); }, "object"_a,

@@ -16,6 +16,10 @@ struct SumSquares {
   void add(const SumSquares& other) {
     for (int i = 0; i < 3; ++i) scaled[i] += other.scaled[i];
   }
+  // Whether every number was: of those that are, no sum leaves its scale.
+  bool finite() const {
+    return std::isfinite(scaled[0]) && std::isfinite(scaled[1]) && std::isfinite(scaled[2]);
+  }
   // 0 or infinity where a double has no room for it.
   double value() const {
     const double small = scaled[0], middle = scaled[1], big = scaled[2];

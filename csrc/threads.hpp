@@ -43,19 +43,20 @@ struct alignas(64) Share {
   std::size_t end;
 };
 
-// Calls work(k) for each k below `count`, on up to `threads` threads. Each begins where it began
-// the last time, so that what it finds in its caches is its own.
+// Calls work(k) for each k below `count`, on as many threads as there are shares, or on the calling
+// one if there are none. Each begins where it began the last time, so that what it finds in its
+// caches is its own. Nothing is allocated here: a step that has begun to write could not fail.
 //
 // A thread of the pool that has slept for some milliseconds may be woken on the CPU of the calling
 // thread, and both wait by spinning: the one would have to wait for the end of the other's time
 // slice, 4 ms and twice as a rule. So the caller gives way while a thread is missing, and a thread
 // that finds itself on the caller's CPU leaves it. No thread waits for work that another could do.
 template <class Work>
-void for_each_index(std::size_t count, [[maybe_unused]] int threads, const Work& work) {
+void for_each_index(std::size_t count, [[maybe_unused]] std::vector<Share>& shares,
+                    const Work& work) {
 #ifdef _OPENMP
-  const int team = static_cast<int>(std::min<std::size_t>(threads, count));
+  const int team = static_cast<int>(std::min(shares.size(), count));
   if (team > 1) {
-    std::vector<Share> shares(team);
     for (int t = 0; t < team; ++t) {
       shares[t].next = count * t / team;
       shares[t].end = count * (t + 1) / team;

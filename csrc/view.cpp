@@ -273,16 +273,27 @@ const char* copy_of(PyObject* object) {
 }
 
 template <class T>
+bool is_row(PyObject* object) {
+  constexpr int type = std::is_same_v<T, double>  ? NPY_DOUBLE
+                       : std::is_same_v<T, float> ? NPY_FLOAT
+                                                  : NPY_INT64;
+  return PyArray_Check(object) && PyArray_TYPE(reinterpret_cast<PyArrayObject*>(object)) == type;
+}
+template bool is_row<std::int64_t>(PyObject*);
+template bool is_row<float>(PyObject*);
+template bool is_row<double>(PyObject*);
+
+template <class T>
 T* view_row(PyObject* object, std::size_t size) {
-  constexpr int type = std::is_same_v<T, double> ? NPY_DOUBLE : NPY_INT64;
   PyArrayObject* array = reinterpret_cast<PyArrayObject*>(object);
-  if (!PyArray_Check(object) || PyArray_TYPE(array) != type || !PyArray_ISCARRAY(array) ||
+  if (!is_row<T>(object) || !PyArray_ISCARRAY(array) ||
       static_cast<std::size_t>(PyArray_SIZE(array)) != size) {
     throw py::type_error("what is kept for each entry is an array with one number for each");
   }
   return static_cast<T*>(PyArray_DATA(array));
 }
 template std::int64_t* view_row<std::int64_t>(PyObject*, std::size_t);
+template float* view_row<float>(PyObject*, std::size_t);
 template double* view_row<double>(PyObject*, std::size_t);
 
 Form form_of(const Array& param, const Array& grad) {

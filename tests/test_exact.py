@@ -337,8 +337,10 @@ OPTIMIZERS = {
         _hyper("PaddedAdamax", "beta1", "beta2", "epsilon"),
     ),
 }
-# Given by the tests themselves, in every way; `name` is about keys, not about numbers.
+# Given by the tests themselves, in every way; `name` is about keys, not about numbers, and
+# `skip_nonfinite` has a file of tests of its own.
 GIVEN = {"parameters": None, "weight_decay": None, "grad_clip": None, "name": None}
+GIVEN |= {"skip_nonfinite": False}
 COUPLED = {"none": None, "L2": roofstep.L2Decay(0.03), "L1": roofstep.L1Decay(0.02)}
 CLIPS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "none": (lambda: None, lambda: None),

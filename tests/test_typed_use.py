@@ -64,6 +64,9 @@ def test_a_loop_with_groups_a_schedule_and_a_clip() -> None:
         rate.step()
     optimizer.clear_grad()
     assert_type(optimizer.last_grad_norm, float | None)
+    assert_type(optimizer.last_step_applied, bool | None)
+    assert_type(optimizer.skipped_steps, int)
+    assert_type(optimizer.step(True, grad_scale=2.0**16), None)
     assert_type(optimizer.get_lr(), float)
     assert_type(rate(), float)
     assert_type(optimizer.parameters, tuple[roofstep.Parameter, ...])
@@ -240,10 +243,10 @@ class CautiousAdam(roofstep.Adam):
         super().__init__(rate, parameters=parameters)
         self.limit = limit
 
-    def step(self, clear_grad: bool = False) -> None:
+    def step(self, clear_grad: bool = False, **options: Any) -> None:
         grads = [p.grad for p in self.parameters if isinstance(p.grad, np.ndarray)]
         if all(float(np.abs(grad).max()) <= self.limit for grad in grads):
-            super().step(clear_grad)
+            super().step(clear_grad, **options)
 
 
 def test_classes_of_ones_own() -> None:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import roofstep
 from roofstep import checks
+from roofstep.optimizer import States
 
 
 class Unnamed(roofstep.Optimizer):
@@ -80,9 +81,9 @@ class AveragedSGD(Unnamed):
         l1, l2, _ = super()._decays(group, *parameter)
         return l1, l2, group["lambd"]
 
-    def _create_states(self, indices: Sequence[int]) -> None:
-        super()._create_states(indices)
+    def _with_new(self, states: States, indices: Sequence[int]) -> States:
         self._numbers[indices] = self.get_lr()
+        return super()._with_new(states, indices)
 
 
 class SlowingAdagrad(Unnamed):

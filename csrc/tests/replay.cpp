@@ -97,7 +97,7 @@ int main(int argc, char** argv) {
       tensor.states[last] = memory[3 + last].data() + (now.t - 1) % slots * bytes;
     }
     std::vector<roofstep::Tensor> tensors{tensor};
-    roofstep::step(roofstep::kernels(), tensors, norms, std::atoi(argv[2]));
+    roofstep::Pass(roofstep::kernels(), tensors, norms, std::atoi(argv[2])).write();
   }
   send(tensor.param, bytes);
   for (int s = 0; s < rule.state_count; ++s) send(memory[3 + s].data(), memory[3 + s].size());

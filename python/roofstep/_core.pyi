@@ -1,12 +1,14 @@
 # Types of the compiled module: the fused update kernels. stubtest holds them against it, but for
 # the arguments of functions, which it cannot read: tests/test_types.py does.
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import inf
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+_T = TypeVar("_T")
 
 version: str
 compiler: str
@@ -30,7 +32,6 @@ class Settings(metaclass=_Pybind11Type):
         self,
         rule: str,
         fields: dict[str, Any],
-        *,
         l1: float = 0.0,
         l2: float = 0.0,
         decay: float = 0.0,
@@ -55,6 +56,8 @@ class Norm(metaclass=_Pybind11Type):
     def value(self) -> float: ...
     @property
     def factor(self) -> float: ...
+    @property
+    def finite(self) -> bool: ...
     def measure(self, rows: Sequence[tuple[str, Any, Any]], threads: int) -> None: ...
 
 class Exchange(metaclass=_Pybind11Type):
@@ -63,7 +66,12 @@ class Exchange(metaclass=_Pybind11Type):
     def undo(self) -> None: ...
 
 class Entries(metaclass=_Pybind11Type):
-    def __init__(self, rows: tuple[tuple[Any, ...], ...], counted: Sequence[int]) -> None: ...
+    def __init__(
+        self,
+        rows: tuple[tuple[Any, ...], ...],
+        counted: Sequence[int],
+        unscaled: Sequence[int] = (),
+    ) -> None: ...
     def step(
         self,
         gradients: tuple[Any, ...] | None,
@@ -72,8 +80,18 @@ class Entries(metaclass=_Pybind11Type):
         clear_grad: bool,
         threads: int,
         grad_scale: float = 1.0,
-    ) -> tuple[list[int], list[Any]]: ...
+        skip_nonfinite: bool = False,
+        records: tuple[tuple[dict[Any, Any], dict[Any, Any]], ...] = (),
+        shown: tuple[tuple[NDArray[Any], NDArray[Any]], ...] = (),
+    ) -> list[int] | int | None: ...
 
+class Alone(metaclass=_Pybind11Type):
+    def __init__(self, refusal: str) -> None: ...
+    def run(self, function: Callable[..., _T], *args: Any) -> _T: ...
+    def __enter__(self) -> None: ...
+    def __exit__(self, *args: object) -> None: ...
+
+def put(records: tuple[tuple[dict[Any, Any], dict[Any, Any]], ...]) -> None: ...
 def is_tensor(object: object) -> bool: ...
 def as_numpy(array: object, name: str, role: str = "parameter ") -> NDArray[Any]: ...
 def check_parameter(array: object, name: str) -> None: ...

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from roofstep import _core, checks, regularizer
+from roofstep import _core, checks, regularizer, threads
 from roofstep.clip import ClipGradBase, ClipGradByGlobalNorm, is_fused
 from roofstep.gradients import Directory, Gradients, as_pairs
 from roofstep.parameter import Parameter
@@ -58,8 +59,20 @@ def clips(groups: Iterable[Mapping[str, Any]]) -> set[int]:
     return found
 
 
+def are_finite(tasks: Mapping[int, Task], gradients: Sequence[Any]) -> bool:
+    """Whether the gradients are of which these make others.
+
+    Raises:
+        TypeError, ValueError: a gradient does not fit its parameter.
+    """
+    norm = _core.Norm(math.inf)
+    rows = [(t.name, t.parameter.data, gradients[i]) for i, t in tasks.items()]
+    norm.measure([row for row in rows if row[2] is not None], threads.get_num_threads())
+    return norm.finite
+
+
 def prepare(
-    tasks: Mapping[int, Task], gradients: Sequence[Any], clear_grad: bool
+    tasks: Mapping[int, Task], gradients: Sequence[Any], clear_grad: bool, grad_scale: float
 ) -> tuple[tuple[Array | None, ...], list[_core.Norm]]:
     """The gradients for the pass, and the norms that were taken here to clip them.
 
@@ -70,6 +83,7 @@ def prepare(
         tasks: by the position of their parameter.
         gradients: of all parameters.
         clear_grad: whether the pass zeroes the gradients that it was given for these.
+        grad_scale: these gradients are divided by it first of all.
 
     Raises:
         TypeError, ValueError: a gradient, or what a user's function returned, does not fit its
@@ -79,6 +93,9 @@ def prepare(
     for i, task in tasks.items():
         if made[i] is not None:
             _core.check_gradient(made[i], task.parameter.data, task.name)
+            if grad_scale != 1:
+                array = _scaled(task, 1 / grad_scale, made[i])
+                made[i] = task.parameter.as_own(array)
     norms: list[_core.Norm] = []
     by_clip: dict[int, dict[int, Task]] = {}
     for i, task in tasks.items():
@@ -121,14 +138,19 @@ def _clip(tasks: Mapping[int, Task], gradients: Gradients) -> list[_core.Norm]:
 def _regularized(task: Task, regularizer: WeightDecayRegularizer, gradient: Array) -> Array:
     array = _core.as_numpy(gradient, task.name)
     if task.scale != 1:
-        scale = checks.rounded(f"rescale_grad for parameter {task.name!r}", task.scale, array.dtype)
-        with np.errstate(all="ignore"):
-            array = np.asarray(scale * array)
+        checks.rounded(f"rescale_grad for parameter {task.name!r}", task.scale, array.dtype)
+        array = _scaled(task, task.scale, gradient)
         gradient = task.parameter.as_own(array)
     term = regularizer(task.parameter, gradient, None)
     term = _checked(term, task, f"what {type(regularizer).__name__} returned")
     with np.errstate(all="ignore"):
         return np.asarray(array + _core.as_numpy(term, task.name))
+
+
+def _scaled(task: Task, factor: float, gradient: Any) -> Array:
+    array = _core.as_numpy(gradient, task.name)
+    with np.errstate(all="ignore"):
+        return np.asarray(array.dtype.type(factor) * array)
 
 
 def _checked(value: Any, task: Task, who: str) -> Array:

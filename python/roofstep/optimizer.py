@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -16,6 +16,8 @@ from roofstep.libraries import static_graphs
 from roofstep.parameter import Gradient, Pair, Parameter, Parameters, Steppable, Which
 from roofstep.regularizer import FusedDecay, as_regularizer, decay_of
 from roofstep.types import Array, Clip, Decay, Group, Number, Rate, Schedule
+
+States = dict[str, dict[str, Array]]  # by the names of the parameter and of the state
 
 
 class Optimizer:
@@ -51,6 +53,12 @@ class Optimizer:
         grad_clip: `ClipGradByGlobalNorm`, `ClipGradByNorm`, `ClipGradByValue`, a `ClipGradBase` of
             your own, or None. Parameters with ``need_clip=False`` are left out.
         name: shown in the repr, and known in the names of states that Paddle saved.
+        skip_nonfinite: True looks at all gradients before anything is written, and skips the step
+            if an element of one is infinite or NaN: parameters, states, step counts and averages
+            stay as they are, gradients are zeroed if ``clear_grad`` asks for it. Gradients that
+            count in a norm cost nothing more; others are read once more. What counts is the
+            gradient as it was given, before clips and decay, and what a clip or regularizer of
+            your own made of it. The first skipped step warns. Default False.
 
     Attributes:
         param_groups: the groups with the settings in force, a list of dicts. Settings may be
@@ -78,10 +86,13 @@ class Optimizer:
         weight_decay: Decay = None,
         grad_clip: Clip | None = None,
         name: str | None = None,
+        *,
+        skip_nonfinite: bool = False,
         **settings: Any,
     ) -> None:
         self._learning_rate = checks.learning_rate("learning_rate", learning_rate)
         self._name = None if name is None else checks.text("name", name)
+        self._skip_nonfinite = checks.flag("skip_nonfinite", skip_nonfinite)
         self._defaults: dict[str, Any] = {
             "learning_rate": 1.0,
             "weight_decay": weight_decay,
@@ -94,18 +105,22 @@ class Optimizer:
         self._defaults = self._complete({})
         self.param_groups: list[dict[str, Any]] = []
         self._parameters: dict[str, Parameter] = {}
-        self._states: dict[str, dict[str, Array]] = {}
+        self._states: States = {}
         self._counts = np.zeros(0, np.int64)
         self._numbers = np.ones(0)  # see plan.Keeps.number
-        self._alone = threads.Alone(type(self).__name__)
+        self._alone = threads.alone(type(self).__name__)
         self._plan: plan.Plan | None = None
         self._norms: list[_core.Norm] | None = None
+        self._skipped_steps = 0
+        self._last_step_applied: bool | None = None
+        self._has_warned = False
         if parameters is not None:
             self._add(parameters)
 
     def __repr__(self) -> str:
         settings = {**self._defaults, "learning_rate": self._learning_rate}
         settings |= {"name": self._name} if self._name is not None else {}
+        settings |= {"skip_nonfinite": True} if self._skip_nonfinite else {}
         listed = ", ".join(f"{key}={value!r}" for key, value in settings.items())
         return f"{type(self).__name__}({listed}, {len(self._parameters)} parameters)"
 
@@ -235,20 +250,37 @@ class Optimizer:
             self._check_own(name, parameter)
             owners[id(parameter.data)] = name
             added[name] = parameter
-        self._parameters.update(added)
-        self._counts = np.concatenate([self._counts, np.zeros(len(added), np.int64)])
-        self._numbers = np.concatenate([self._numbers, np.ones(len(added))])
-        self.param_groups += new_groups
-        self._plan = None
+        all_parameters = {**self._parameters, **added}
+        taken = {
+            "_parameters": all_parameters,
+            "_counts": np.concatenate([self._counts, np.zeros(len(added), np.int64)]),
+            "_numbers": np.concatenate([self._numbers, np.ones(len(added))]),
+            "_plan": None,
+        }
+        old = len(self.param_groups)
+        try:
+            self.param_groups += new_groups
+            vars(self).update(taken)  # all in one call, as Ctrl-C may come between two
+        except BaseException:
+            if self._parameters is not all_parameters:
+                del self.param_groups[old:]
+            raise
 
     # The step.
 
-    def step(self, clear_grad: bool = False) -> None:
+    def step(self, clear_grad: bool = False, *, grad_scale: Number = 1.0) -> None:
         """Update every parameter that has a gradient, in place.
+
+        Whatever fails, and be it Ctrl-C or a lack of memory, leaves all as it was before the step,
+        or as it is after it, with parameters, states, counts and `last_grad_norm` in accord.
 
         Args:
             clear_grad: also zero the gradients, in the same pass over the memory; they stay as
-                buffers. (The method `clear_grad` drops them instead.)
+                buffers. (The method `clear_grad` drops them instead.) Those of a step that is
+                skipped are zeroed, too, as something may be added to them next.
+            grad_scale: every gradient is divided by it first of all, in the same pass: the factor
+                on the loss by which small gradients do not vanish in float16. Above 0, and float32
+                can hold its inverse. Default 1.0.
 
         Raises:
             TypeError, ValueError: there are no parameters, a setting was edited to a bad value, the
@@ -256,10 +288,32 @@ class Optimizer:
                 overlaps. Nothing has been written then.
             MemoryError: there is none for the states. Nothing has been written then.
             RuntimeError: another thread is stepping this optimizer.
-        """
-        self._step(None, checks.flag("clear_grad", clear_grad))
 
-    def _step(self, gradients: tuple[Array | None, ...] | None, clear_grad: bool = False) -> None:
+        Example:
+            >>> import numpy as np, roofstep, warnings
+            >>> w = roofstep.Parameter(np.zeros(2, "float32"))
+            >>> opt = roofstep.SGD(0.5, [w], skip_nonfinite=True)
+            >>> scale = 65536.0
+            >>> for gradient in ([1.0, 2.0], [1.0, np.inf], [1.0, 0.0]):
+            ...     w.grad = np.array(gradient, "float32") * np.float32(scale)
+            ...     with warnings.catch_warnings():
+            ...         warnings.simplefilter("ignore", RuntimeWarning)
+            ...         opt.step(grad_scale=scale)
+            ...     if not opt.last_step_applied:
+            ...         scale /= 2
+            >>> w.data, opt.skipped_steps, scale
+            (array([-1., -1.], dtype=float32), 1, 32768.0)
+        """
+        if type(grad_scale) is not float or grad_scale != 1:
+            grad_scale = checks.positive("grad_scale", grad_scale)
+        self._step(None, checks.flag("clear_grad", clear_grad), grad_scale)
+
+    def _step(
+        self,
+        gradients: tuple[Array | None, ...] | None,
+        clear_grad: bool = False,
+        grad_scale: float = 1.0,
+    ) -> None:
         """Step by the gradients given, one or None for each parameter, or by their own `.grad`."""
         if not self._parameters:
             raise ValueError(
@@ -267,23 +321,70 @@ class Optimizer:
                 f"or to minimize()"
             )
         learning_rate = self.get_lr()  # asked first and once: a schedule may do as it likes
-        with self._alone:
-            current = self._current_plan()
-            row = self._parameters.values()
-            gradients, measured = current.prepare(row, gradients, clear_grad)
+        found = self._alone.run(self._step_alone, learning_rate, gradients, clear_grad, grad_scale)
+        if found is not None and not self._has_warned:
+            self._has_warned = True
+            plan.warn_of_skip([*self._parameters][found], stacklevel=3)
 
-            def rate(group: plan.Group) -> float:
-                factor = group["learning_rate"]
-                return learning_rate * checks.non_negative("learning_rate of a group", factor)
+    def _step_alone(
+        self,
+        learning_rate: float,
+        gradients: tuple[Array | None, ...] | None,
+        clear_grad: bool,
+        grad_scale: float,
+    ) -> int | None:
+        """The same; the position of a gradient for which the step is skipped, if it is."""
+        current, states = self._current_plan(), self._states
+        row = self._parameters.values()
+        gradients, measured = current.prepare(row, gradients, clear_grad, grad_scale)
 
-            while missing := current.step(rate, gradients, self._counts, self._numbers, clear_grad):
-                self._create_states(missing)
-                current = self._current_plan()
-            self._norms = current.norms + measured
+        def rate(group: plan.Group) -> float:
+            factor = group["learning_rate"]
+            return learning_rate * checks.non_negative("learning_rate of a group", factor)
+
+        norms = current.norms + measured if measured else current.norms
+        done: dict[str, Any] = {"_norms": norms, "_last_step_applied": True}
+        while True:
+            outcome = current.step(
+                rate,
+                gradients,
+                self._counts,
+                self._numbers,
+                clear_grad,
+                grad_scale,
+                ((vars(self), done),),
+            )
+            if not isinstance(outcome, list):
+                break
+            states = self._with_new(states, outcome)
+            current = self._make_plan(states)
+            done = {
+                "_plan": current,
+                "_states": states,
+                "_norms": current.norms + measured,
+                "_last_step_applied": True,
+            }
+        if outcome is not None:
+            skipped = self._skipped_steps + 1
+            vars(self).update(_skipped_steps=skipped, _last_step_applied=False)
+        return outcome
+
+    @property
+    def last_step_applied(self) -> bool | None:
+        """Whether the last step has moved the parameters: not if it was skipped.
+
+        None before the first step. A schedule that counts updates asks this before its ``step()``.
+        """
+        return self._last_step_applied
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps were skipped, by ``skip_nonfinite``; a state dict keeps the number."""
+        return self._skipped_steps
 
     @property
     def last_grad_norm(self) -> float | None:
-        """The L2 norm of the gradients in the last step, before clipping.
+        """The L2 norm of the gradients in the last step that was not skipped, before clipping.
 
         It is that over all gradients of which the step took a norm to clip them, 0.0 if none of
         these was there; None if no norm clips, or before the first step.
@@ -383,22 +484,28 @@ class Optimizer:
         if self._plan is None or not self._plan.holds_for(self.param_groups):
             for group in self.param_groups:
                 group.update(self._complete(group))
-            self._plan = plan.make(self, self.param_groups, self._parameters, self._states)
+            made = self._make_plan(self._states)
             # What an option kept that is now off is no part of a state dict, and begins anew.
-            self._states = {
-                name: {s: array for s, array in own.items() if s in self._plan.keeps[name].states}
+            states = {
+                name: {s: array for s, array in own.items() if s in made.keeps[name].states}
                 for name, own in self._states.items()
             }
+            vars(self).update(_plan=made, _states=states)
+            return made
         return self._plan
 
-    def _create_states(self, indices: Sequence[int]) -> None:
-        """New states for parameters that have their first gradient."""
+    def _make_plan(self, states: States) -> plan.Plan:
+        return plan.make(self, self.param_groups, self._parameters, states, self._skip_nonfinite)
+
+    def _with_new(self, states: States, indices: Sequence[int]) -> States:
+        """These states, and new ones for parameters that have their first gradient."""
         # Made anew, as a state may begin with a group's learning rate, which no plan looks at.
-        current = plan.make(self, self.param_groups, self._parameters, self._states)
+        keeps = self._make_plan(states).keeps
         names = [[*self._parameters][i] for i in indices]
-        for name, s, array in state.begin(names, current.keeps, self._parameters, self._states):
-            self._states.setdefault(name, {})[s] = array
-        self._plan = None
+        all_states = dict(states)
+        for name, s, array in state.begin(names, keeps, self._parameters, states):
+            all_states[name] = {**all_states.get(name, {}), s: array}
+        return all_states
 
     # Gradients.
 
@@ -542,14 +649,20 @@ class Optimizer:
     def _adopting(self, parameters: Iterable[Any] | None) -> Iterator[None]:
         """Lets an optimizer without parameters take these for good, if what follows succeeds."""
         had_none = not self._parameters
-        if had_none and parameters is not None:
-            self._add(parameters)
         try:
+            if had_none and parameters is not None:
+                self._add(parameters)
             yield
         except BaseException:
             if had_none and not self._counts.any():  # no update has come about
-                self._parameters, self.param_groups, self._states = {}, [], {}
-                self._counts, self._numbers, self._plan = np.zeros(0, np.int64), np.ones(0), None
+                vars(self).update(
+                    _parameters={},
+                    param_groups=[],
+                    _states={},
+                    _counts=np.zeros(0, np.int64),
+                    _numbers=np.ones(0),
+                    _plan=None,
+                )
             raise
 
     def _pairs(self, gradients: Gradients, chosen: set[int]) -> list[Pair]:
@@ -645,7 +758,8 @@ class Optimizer:
             which survives json: ``learning_rate``, the number, or ``LR_Scheduler``, the state of
             the schedule; ``param_groups``, a list of dicts with the names of their ``params`` and
             their settings; ``defaults``, what a group takes that leaves a setting out;
-            ``grad_clips``, the clips, to which the settings ``grad_clip`` point by position.
+            ``grad_clips``, the clips, to which the settings ``grad_clip`` point by position; with
+            ``skip_nonfinite`` also `skipped_steps`.
             Functions are left out, and of a clip or regularizer of your own there is the name of
             its class alone. `save` writes all of it to a file, from the memory in use.
 
@@ -687,11 +801,22 @@ class Optimizer:
             self._adopt(checkpoint.read(state_dict, self, self._checkpoint(), self._parameters))
 
     def _adopt(self, found: checkpoint.Found) -> None:
-        new, take_over = found
-        take_over()  # first, as it may refuse
-        self._learning_rate, self._defaults = new.learning_rate, new.defaults
-        for group, restored in zip(self.param_groups, new.groups, strict=True):
-            group.update(restored)
+        new, load = found.settings, found.load
+        attributes = found.attributes | {
+            "_learning_rate": new.learning_rate,
+            "_defaults": new.defaults,
+            "_skipped_steps": new.skipped_steps,
+        }
+        groups = zip(self.param_groups, new.groups, strict=True)
+        old = new.learning_rate.state_dict() if load else None
+        try:
+            if load:  # that of another library may refuse only now
+                load(found.schedule)
+            _core.put((*groups, (vars(self), attributes)))
+        except BaseException:
+            if load and self._defaults is not new.defaults:
+                load(old)
+            raise
         for parameter in self._parameters.values():
             parameter.expect_other_memory()
 
@@ -784,7 +909,9 @@ class Optimizer:
 
     def _checkpoint(self) -> checkpoint.Checkpoint:
         groups = [self._complete(group) for group in self.param_groups]
-        return checkpoint.Checkpoint(self._learning_rate, self._complete({}), groups)
+        told = self._skip_nonfinite or self._skipped_steps > 0
+        skipped = self._skipped_steps if told else None
+        return checkpoint.Checkpoint(self._learning_rate, self._complete({}), groups, skipped)
 
     def _save(self) -> dict[str, Any]:
         """What the steps so far have left, for a state dict; arrays are those in use."""
@@ -795,8 +922,8 @@ class Optimizer:
 
     def _match(
         self, saved: Mapping[str, Any], groups: list[plan.Group], ours: bool, problems: list[str]
-    ) -> Callable[[], None]:
-        """What takes over such entries, for groups with these settings; adds what does not fit."""
+    ) -> dict[str, Any]:
+        """The attributes for such entries and such groups; adds what does not fit."""
         kept = checkpoint.match(saved, groups, ours, self, self._parameters, self._name, problems)
         states = (
             {}
@@ -805,12 +932,7 @@ class Optimizer:
         )
         counts = np.array([kept.counts.get(name, 0) for name in self._parameters], np.int64)
         numbers = np.array([kept.numbers.get(name, 1.0) for name in self._parameters])
-
-        def adopt() -> None:
-            self._states, self._counts, self._numbers = states, counts, numbers
-            self._plan = None
-
-        return adopt
+        return {"_states": states, "_counts": counts, "_numbers": numbers, "_plan": None}
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and deepcopy: all but what is made anew."""
@@ -819,7 +941,7 @@ class Optimizer:
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:
         self.__dict__.update(attributes)
-        self._alone = threads.Alone(type(self).__name__)
+        self._alone = threads.alone(type(self).__name__)
         # copy.copy gives the very objects: of these it shares the parameters and the schedule.
         self._parameters, self._defaults = dict(self._parameters), dict(self._defaults)
         self.param_groups = [dict(group) for group in self.param_groups]

@@ -74,6 +74,8 @@ class _Adaptive(Optimizer):
         weight_decay: Decay = None,
         grad_clip: Clip | None = None,
         name: str | None = None,
+        *,
+        skip_nonfinite: bool = False,
     ) -> None:
         super().__init__(
             learning_rate,
@@ -84,6 +86,7 @@ class _Adaptive(Optimizer):
             beta1=beta1,
             beta2=beta2,
             epsilon=epsilon,
+            skip_nonfinite=skip_nonfinite,
         )
 
 
@@ -103,6 +106,7 @@ class SGD(Optimizer):
         grad_clip: see `Optimizer`. Default None.
         multi_precision: either value: float32 and float64 are stepped in their own precision.
         name: shown in the repr.
+        skip_nonfinite: see `Optimizer`. Default False.
 
     Raises:
         TypeError, ValueError: see `Optimizer`.
@@ -125,9 +129,18 @@ class SGD(Optimizer):
         grad_clip: Clip | None = None,
         multi_precision: bool = False,
         name: str | None = None,
+        *,
+        skip_nonfinite: bool = False,
     ) -> None:
         checks.flag("multi_precision", multi_precision)
-        super().__init__(learning_rate, parameters, weight_decay, grad_clip, name)
+        super().__init__(
+            learning_rate,
+            parameters,
+            weight_decay,
+            grad_clip,
+            name,
+            skip_nonfinite=skip_nonfinite,
+        )
 
     def _rule(self, group: Mapping[str, Any]) -> str:
         return "sgd"
@@ -157,6 +170,7 @@ class Momentum(Optimizer):
         rescale_grad: a factor on the clipped gradient, before decay is added. Default 1.0.
         use_multi_tensor: either value: all parameters are stepped in one call.
         name: shown in the repr.
+        skip_nonfinite: see `Optimizer`. Default False.
 
     Raises:
         TypeError, ValueError: see `Optimizer`; momentum is negative.
@@ -190,6 +204,8 @@ class Momentum(Optimizer):
         rescale_grad: float = 1.0,
         use_multi_tensor: bool = False,
         name: str | None = None,
+        *,
+        skip_nonfinite: bool = False,
     ) -> None:
         checks.flag("multi_precision", multi_precision)
         checks.flag("use_multi_tensor", use_multi_tensor)
@@ -202,6 +218,7 @@ class Momentum(Optimizer):
             momentum=momentum,
             use_nesterov=use_nesterov,
             rescale_grad=rescale_grad,
+            skip_nonfinite=skip_nonfinite,
         )
 
     def _rule(self, group: Mapping[str, Any]) -> str:
@@ -233,6 +250,7 @@ class LARS(Optimizer):
         grad_clip: see `Optimizer`. Default None.
         always_adapt: scale the parameters without decay, too. Default False.
         name: shown in the repr.
+        skip_nonfinite: see `Optimizer`. Default False.
 
     Raises:
         TypeError, ValueError: see `Optimizer`; a setting is out of its range.
@@ -267,6 +285,8 @@ class LARS(Optimizer):
         grad_clip: Clip | None = None,
         always_adapt: bool = False,
         name: str | None = None,
+        *,
+        skip_nonfinite: bool = False,
     ) -> None:
         super().__init__(
             learning_rate,
@@ -278,6 +298,7 @@ class LARS(Optimizer):
             lars_coeff=lars_coeff,
             epsilon=epsilon,
             always_adapt=always_adapt,
+            skip_nonfinite=skip_nonfinite,
         )
 
     def _rule(self, group: Mapping[str, Any]) -> str:
@@ -307,6 +328,7 @@ class ASGD(Optimizer):
         grad_clip: see `Optimizer`. Default None.
         multi_precision: either value: float32 and float64 are stepped in their own precision.
         name: shown in the repr.
+        skip_nonfinite: see `Optimizer`. Default False.
 
     Raises:
         TypeError, ValueError: see `Optimizer`; a setting is out of its range.
@@ -333,10 +355,18 @@ class ASGD(Optimizer):
         grad_clip: Clip | None = None,
         multi_precision: bool = False,
         name: str | None = None,
+        *,
+        skip_nonfinite: bool = False,
     ) -> None:
         checks.flag("multi_precision", multi_precision)
         super().__init__(
-            learning_rate, parameters, weight_decay, grad_clip, name, batch_num=batch_num
+            learning_rate,
+            parameters,
+            weight_decay,
+            grad_clip,
+            name,
+            batch_num=batch_num,
+            skip_nonfinite=skip_nonfinite,
         )
 
     def _rule(self, group: Mapping[str, Any]) -> str:
@@ -370,6 +400,7 @@ class Rprop(Optimizer):
         grad_clip: see `Optimizer`. Default None.
         multi_precision: either value: float32 and float64 are stepped in their own precision.
         name: shown in the repr.
+        skip_nonfinite: see `Optimizer`. Default False.
 
     Raises:
         TypeError, ValueError: see `Optimizer`; a setting is out of its range.
@@ -400,6 +431,8 @@ class Rprop(Optimizer):
         grad_clip: Clip | None = None,
         multi_precision: bool = False,
         name: str | None = None,
+        *,
+        skip_nonfinite: bool = False,
     ) -> None:
         checks.flag("multi_precision", multi_precision)
         low, high = self._settings["learning_rate_range"](
@@ -414,6 +447,7 @@ class Rprop(Optimizer):
             name,
             learning_rate_range=(low, high),
             etas=etas,
+            skip_nonfinite=skip_nonfinite,
         )
 
     def _rule(self, group: Mapping[str, Any]) -> str:
@@ -470,6 +504,7 @@ class Lion(_DecoupledDecay):
         weight_decay: :math:`\lambda`, a number, or None for none. Default None.
         grad_clip: see `Optimizer`. Default None.
         name: shown in the repr.
+        skip_nonfinite: see `Optimizer`. Default False.
 
     Raises:
         TypeError, ValueError: see `Optimizer`; a setting is out of its range.
@@ -495,9 +530,18 @@ class Lion(_DecoupledDecay):
         weight_decay: Number | None = None,
         grad_clip: Clip | None = None,
         name: str | None = None,
+        *,
+        skip_nonfinite: bool = False,
     ) -> None:
         super().__init__(
-            learning_rate, parameters, weight_decay, grad_clip, name, beta1=beta1, beta2=beta2
+            learning_rate,
+            parameters,
+            weight_decay,
+            grad_clip,
+            name,
+            beta1=beta1,
+            beta2=beta2,
+            skip_nonfinite=skip_nonfinite,
         )
 
     def _rule(self, group: Mapping[str, Any]) -> str:
@@ -520,6 +564,7 @@ class Adagrad(Optimizer):
         weight_decay: see `Optimizer`. Default None.
         grad_clip: see `Optimizer`. Default None.
         name: shown in the repr.
+        skip_nonfinite: see `Optimizer`. Default False.
         initial_accumulator_value: what m begins with, >= 0. Default 0.0.
 
     Raises:
@@ -549,6 +594,8 @@ class Adagrad(Optimizer):
         grad_clip: Clip | None = None,
         name: str | None = None,
         initial_accumulator_value: float = 0.0,
+        *,
+        skip_nonfinite: bool = False,
     ) -> None:
         super().__init__(
             learning_rate,
@@ -558,6 +605,7 @@ class Adagrad(Optimizer):
             name,
             epsilon=epsilon,
             initial_accumulator_value=initial_accumulator_value,
+            skip_nonfinite=skip_nonfinite,
         )
 
     def _rule(self, group: Mapping[str, Any]) -> str:
@@ -591,6 +639,7 @@ class Adadelta(Optimizer):
         weight_decay: see `Optimizer`. Default None.
         grad_clip: see `Optimizer`. Default None.
         name: shown in the repr.
+        skip_nonfinite: see `Optimizer`. Default False.
 
     Raises:
         TypeError, ValueError: see `Optimizer`; a setting is out of its range.
@@ -616,9 +665,18 @@ class Adadelta(Optimizer):
         weight_decay: Decay = None,
         grad_clip: Clip | None = None,
         name: str | None = None,
+        *,
+        skip_nonfinite: bool = False,
     ) -> None:
         super().__init__(
-            learning_rate, parameters, weight_decay, grad_clip, name, epsilon=epsilon, rho=rho
+            learning_rate,
+            parameters,
+            weight_decay,
+            grad_clip,
+            name,
+            epsilon=epsilon,
+            rho=rho,
+            skip_nonfinite=skip_nonfinite,
         )
 
     def _rule(self, group: Mapping[str, Any]) -> str:
@@ -648,6 +706,7 @@ class RMSProp(Optimizer):
         weight_decay: see `Optimizer`. Default None.
         grad_clip: see `Optimizer`. Default None.
         name: shown in the repr.
+        skip_nonfinite: see `Optimizer`. Default False.
 
     Raises:
         TypeError, ValueError: see `Optimizer`; a setting is out of its range.
@@ -680,6 +739,8 @@ class RMSProp(Optimizer):
         weight_decay: Decay = None,
         grad_clip: Clip | None = None,
         name: str | None = None,
+        *,
+        skip_nonfinite: bool = False,
     ) -> None:
         super().__init__(
             learning_rate,
@@ -691,6 +752,7 @@ class RMSProp(Optimizer):
             epsilon=epsilon,
             momentum=momentum,
             centered=centered,
+            skip_nonfinite=skip_nonfinite,
         )
 
     def _rule(self, group: Mapping[str, Any]) -> str:
@@ -736,6 +798,7 @@ class Adam(Optimizer):
         use_multi_tensor: either value: all parameters are stepped in one call.
         amsgrad: keep the maximum of v. Default False.
         name: shown in the repr.
+        skip_nonfinite: see `Optimizer`. Default False.
 
     Raises:
         TypeError, ValueError: see `Optimizer`; a setting is out of its range.
@@ -781,6 +844,8 @@ class Adam(Optimizer):
         use_multi_tensor: bool = False,
         amsgrad: bool = False,
         name: str | None = None,
+        *,
+        skip_nonfinite: bool = False,
     ) -> None:
         checks.flag("multi_precision", multi_precision)
         checks.flag("use_multi_tensor", use_multi_tensor)
@@ -795,6 +860,7 @@ class Adam(Optimizer):
             epsilon=epsilon,
             lazy_mode=lazy_mode,
             amsgrad=amsgrad,
+            skip_nonfinite=skip_nonfinite,
         )
 
     def _rule(self, group: Mapping[str, Any]) -> str:
@@ -835,6 +901,7 @@ class AdamW(_DecoupledDecay, Adam):
         multi_precision: either value: float32 and float64 are stepped in their own precision.
         amsgrad: keep the maximum of v. Default False.
         name: shown in the repr.
+        skip_nonfinite: see `Optimizer`. Default False.
 
     Raises:
         TypeError, ValueError: see `Optimizer`; a setting is out of its range.
@@ -865,6 +932,8 @@ class AdamW(_DecoupledDecay, Adam):
         multi_precision: bool = False,
         amsgrad: bool = False,
         name: str | None = None,
+        *,
+        skip_nonfinite: bool = False,
     ) -> None:
         _not_yet(use_lowprecision_moment=use_lowprecision_moment)
         if lr_ratio is not None:
@@ -885,6 +954,7 @@ class AdamW(_DecoupledDecay, Adam):
             multi_precision,
             amsgrad=amsgrad,
             name=name,
+            skip_nonfinite=skip_nonfinite,
         )
 
     def _decays(
@@ -929,6 +999,7 @@ class Lamb(_Adaptive):
         multi_precision: either value: float32 and float64 are stepped in their own precision.
         always_adapt: scale the parameters without decay, too. Default False.
         name: shown in the repr.
+        skip_nonfinite: see `Optimizer`. Default False.
 
     Raises:
         TypeError, ValueError: see `Optimizer`; a setting is out of its range.
@@ -966,6 +1037,8 @@ class Lamb(_Adaptive):
         multi_precision: bool = False,
         always_adapt: bool = False,
         name: str | None = None,
+        *,
+        skip_nonfinite: bool = False,
     ) -> None:
         checks.flag("multi_precision", multi_precision)
         Optimizer.__init__(
@@ -975,6 +1048,7 @@ class Lamb(_Adaptive):
             None,
             grad_clip,
             name,
+            skip_nonfinite=skip_nonfinite,
             lamb_weight_decay=lamb_weight_decay,
             beta1=beta1,
             beta2=beta2,
@@ -1019,6 +1093,7 @@ class Adamax(_Adaptive):
         weight_decay: see `Optimizer`. Default None.
         grad_clip: see `Optimizer`. Default None.
         name: shown in the repr.
+        skip_nonfinite: see `Optimizer`. Default False.
 
     Raises:
         TypeError, ValueError: see `Optimizer`; a setting is out of its range.
@@ -1063,6 +1138,7 @@ class RAdam(_Adaptive):
         weight_decay: see `Optimizer`. Default None.
         grad_clip: see `Optimizer`. Default None.
         name: shown in the repr.
+        skip_nonfinite: see `Optimizer`. Default False.
 
     Raises:
         TypeError, ValueError: see `Optimizer`; a setting is out of its range.
@@ -1103,6 +1179,7 @@ class NAdam(Optimizer):
         weight_decay: see `Optimizer`. Default None.
         grad_clip: see `Optimizer`. Default None.
         name: shown in the repr.
+        skip_nonfinite: see `Optimizer`. Default False.
 
     Raises:
         TypeError, ValueError: see `Optimizer`; a setting is out of its range.
@@ -1130,6 +1207,8 @@ class NAdam(Optimizer):
         weight_decay: Decay = None,
         grad_clip: Clip | None = None,
         name: str | None = None,
+        *,
+        skip_nonfinite: bool = False,
     ) -> None:
         super().__init__(
             learning_rate,
@@ -1141,6 +1220,7 @@ class NAdam(Optimizer):
             beta2=beta2,
             epsilon=epsilon,
             momentum_decay=momentum_decay,
+            skip_nonfinite=skip_nonfinite,
         )
 
     def _rule(self, group: Mapping[str, Any]) -> str:
@@ -1176,6 +1256,7 @@ class Adan(_DecoupledDecay):
         weight_decay: :math:`\lambda`, a number, or None for none. Default None.
         grad_clip: see `Optimizer`. Default None.
         name: shown in the repr.
+        skip_nonfinite: see `Optimizer`. Default False.
 
     Raises:
         TypeError, ValueError: see `Optimizer`; a setting is out of its range.
@@ -1203,6 +1284,8 @@ class Adan(_DecoupledDecay):
         weight_decay: Number | None = None,
         grad_clip: Clip | None = None,
         name: str | None = None,
+        *,
+        skip_nonfinite: bool = False,
     ) -> None:
         super().__init__(
             learning_rate,
@@ -1214,6 +1297,7 @@ class Adan(_DecoupledDecay):
             beta2=beta2,
             beta3=beta3,
             epsilon=epsilon,
+            skip_nonfinite=skip_nonfinite,
         )
 
     def _rule(self, group: Mapping[str, Any]) -> str:

@@ -1,20 +1,25 @@
-"""What the groups of an optimizer come to for the kernels, made anew when a setting changes."""
+"""What the groups of an optimizer come to for the kernels, made anew when a setting changes.
+
+There are no generators on the way of a step: CPython 3.11 does not survive one without memory.
+"""
 
 from __future__ import annotations
 
 import math
 import operator
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from roofstep import _core, custom, tensors, threads
+from roofstep import _core, custom, threads
 from roofstep.clip import is_fused
 from roofstep.parameter import Parameter
 from roofstep.types import Array
 
 Group = dict[str, Any]
 Gradients = tuple[Array | None, ...]
+Records = tuple[tuple[dict[Any, Any], dict[Any, Any]], ...]
 
 RULES = _core.rules()
 
@@ -106,19 +111,30 @@ class Plan:
     kinds: list[Kind]
     norms: list[_core.Norm]
     tasks: dict[int, custom.Task]  # by the position of the parameter; nearly always none
+    watches: bool  # for gradients that are not finite: every one counts in some norm
     _held: Held
     _revision: int
     _looks: list[Callable[[], Any]]  # for settings that change without notice; see `_looks`
     _seen: list[Any]  # what these gave
 
     def prepare(
-        self, parameters: Iterable[Parameter], gradients: Gradients | None, clear_grad: bool
+        self,
+        parameters: Iterable[Parameter],
+        gradients: Gradients | None,
+        clear_grad: bool,
+        grad_scale: float,
     ) -> tuple[Gradients | None, list[_core.Norm]]:
-        """What a step is given as gradients, and the norms that were taken to make them."""
+        """What a step is given as gradients, and the norms that were taken to make them.
+
+        If it is to skip what is not finite, a user's function sees no such gradient: the step is
+        given it as it is, and finds it.
+        """
         if not self.tasks:
             return gradients, []
-        row = gradients or [p.grad for p in parameters]
-        return custom.prepare(self.tasks, row, clear_grad)
+        row: tuple[Any, ...] = gradients or tuple([p.grad for p in parameters])
+        if self.watches and not custom.are_finite(self.tasks, row):
+            return row, []
+        return custom.prepare(self.tasks, row, clear_grad, grad_scale)
 
     def step(
         self,
@@ -128,10 +144,14 @@ class Plan:
         numbers: Array,
         clear_grad: bool = False,
         grad_scale: float = 1.0,
-    ) -> list[int]:
-        """Step every parameter that has a gradient; the positions of those that lack states.
+        records: Records = (),
+        shown: tuple[tuple[Array, Array], ...] = (),
+    ) -> list[int] | int | None:
+        """Step every parameter that has a gradient; None when all are.
 
-        While any lacks states, nothing is written.
+        While any lacks states, nothing is written, and the positions of these are returned. If a
+        gradient is not finite and the plan watches, nothing is written either, but for gradients
+        that are zeroed, and the position of the first such is returned.
 
         Args:
             learning_rate: that of a group.
@@ -140,14 +160,23 @@ class Plan:
             numbers: the one number of each (float64), see `Keeps`.
             clear_grad: also zero the parameters' own gradients.
             grad_scale: gradients are divided by it first of all.
+            records: dicts, and entries that are put into them by the call that writes: Ctrl-C may
+                come between any two lines of Python.
+            shown: rows of floats, and the counts or numbers that these show after the step.
         """
         for kind in self.kinds:
             kind.settings.learning_rate = learning_rate(kind.group) * kind.multiplier
-        missing, written = self.entries.step(
-            gradients, counts, numbers, clear_grad, threads.get_num_threads(), grad_scale
+        return self.entries.step(
+            gradients,
+            counts,
+            numbers,
+            clear_grad,
+            threads.get_num_threads(),
+            grad_scale,
+            self.watches,
+            records,
+            shown,
         )
-        tensors.count_writes(written)
-        return missing
 
     def holds_for(self, groups: Iterable[Group]) -> bool:
         """Whether nothing has changed that a plan depends on."""
@@ -191,6 +220,7 @@ def make(
     groups: Sequence[Group],
     parameters: Mapping[str, Parameter],
     states: Mapping[str, Mapping[str, Array]],
+    watches: bool = False,
 ) -> Plan:
     """The plan for these parameters, in their order, whatever the order of the groups.
 
@@ -209,6 +239,7 @@ def make(
     norms: dict[int, _core.Norm] = {}
     tasks: dict[str, custom.Task] = {}
     left_to_python = custom.clips(groups)
+    watch = _core.Norm(math.inf) if watches else None  # of gradients that count in no other norm
     for group, named in rows:
         rule = family._rule(group)
         fields = family._fields(group)
@@ -230,6 +261,8 @@ def make(
             norm = clip.norm(shared_norms) if is_fused(clip) else None
             if norm is not None:
                 norms[id(norm)] = norm
+            else:
+                norm = watch
             bounds = clip.bounds if is_fused(clip) else (-math.inf, math.inf)
             multiplier = family._multiplier(name, parameter)
             key = (id(group), l1, l2, decay, bounds, scale, multiplier)
@@ -240,13 +273,15 @@ def make(
             entries[name] = (name, parameter.walked, kinds[key].settings, norm, held)
     return Plan(
         _core.Entries(
-            tuple(entries[name] for name in parameters),
+            tuple([entries[name] for name in parameters]),
             [i for i, parameter in enumerate(parameters.values()) if parameter.counts_writes],
+            [i for i, name in enumerate(parameters) if name in tasks],
         ),
         keeps,
         list(kinds.values()),
         list(norms.values()),
         {i: tasks[name] for i, name in enumerate(parameters) if name in tasks},
+        watches,
         held_now,
         revision,
         looks,
@@ -263,18 +298,19 @@ def settings_of(
 ) -> _core.Settings:
     """What the kernels are told of parameters of this group, but for the learning rate."""
     l1, l2, decay = decays
+    # By position: pybind11 ends the process where it has no memory to look at a keyword.
     return _core.Settings(
         family._rule(group),
         family._fields(group),
-        l1=l1,
-        l2=l2,
-        decay=decay,
-        scale=scale,
-        clip_min=bounds[0],
-        clip_max=bounds[1],
-        adapts=family._adapts(group, l2, decay),
-        average_decay=group["average_decay"],
-        absent=family._absent(group),
+        l1,
+        l2,
+        decay,
+        scale,
+        bounds[0],
+        bounds[1],
+        family._adapts(group, l2, decay),
+        group["average_decay"],
+        family._absent(group),
     )
 
 
@@ -287,7 +323,7 @@ def _looks(groups: Iterable[Group], parameters: Iterable[Parameter]) -> list[Cal
         for group in groups
         if is_fused(clip := group.get("grad_clip")) and clip._of_paddle is not None
     }
-    of_parameters = (look for cls, walked in rows.items() if (look := cls.watch(walked)))
+    of_parameters = [look for cls, walked in rows.items() if (look := cls.watch(walked))]
     return [*of_parameters, *of_paddle.values()]
 
 
@@ -323,7 +359,17 @@ def _held(kept: Keeps, own: Mapping[str, Array], rule: str, name: str) -> tuple[
                 f"{RULES[rule][3]}: parameter {name!r} has {own[s].shape[0]} slots in its state "
                 f"{s!r}, got {state.slots}; set it back, or make a new optimizer"
             )
-    return tuple(own[s] for s in kept.states) if all(s in own for s in kept.states) else None
+    return tuple([own[s] for s in kept.states]) if kept.states.keys() <= own.keys() else None
+
+
+def warn_of_skip(name: str, stacklevel: int) -> None:
+    """Warn that a step was skipped for the gradient of this parameter."""
+    warnings.warn(
+        f"the gradient of parameter {name!r} is not finite: this step is skipped, as others will "
+        f"be without another warning; see skipped_steps and last_step_applied",
+        RuntimeWarning,
+        stacklevel=stacklevel + 1,
+    )
 
 
 def combined(norms: Sequence[_core.Norm] | None) -> float | None:

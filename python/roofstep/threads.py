@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import threading
 from pathlib import Path
-from types import TracebackType
 
 from roofstep import _core, checks
 
@@ -15,33 +13,18 @@ _MOST = 1024
 _chosen: int | None = None
 
 
-class Alone:
-    """A block that refuses two threads at once: a step lets go of the GIL while it writes.
+def alone(kind: str) -> _core.Alone:
+    """What refuses two threads at once: a step lets go of the GIL while it writes.
 
     Args:
         kind: what is being stepped, for the message.
     """
-
-    def __init__(self, kind: str) -> None:
-        self._kind = kind
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> None:
-        if not self._lock.acquire(blocking=False):
-            raise RuntimeError(
-                f"this {self._kind} is being stepped, by another thread or by a step that "
-                f"is asking for this, or its parameters hold their averaged weights; give each "
-                f"thread an optimizer of its own or a lock around this one, ask nothing of it in a "
-                f"closure or a clip, and leave the block of averaged() first"
-            )
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._lock.release()
+    return _core.Alone(
+        f"this {kind} is being stepped, by another thread or by a step that "
+        f"is asking for this, or its parameters hold their averaged weights; give each "
+        f"thread an optimizer of its own or a lock around this one, ask nothing of it in a "
+        f"closure or a clip, and leave the block of averaged() first"
+    )
 
 
 def set_num_threads(n: int | None) -> None:

@@ -63,6 +63,8 @@ def test_optimizers_for_torch() -> None:
     optimizer.step()
     schedule.step()
     assert_type(optimizer.last_grad_norm, float | None)
+    assert_type(optimizer.last_step_applied, bool | None)
+    assert_type(optimizer.skipped_steps, int)
     assert_type(optimizer.state_dict(), dict[str, Any])
     assert_type(optimizer.param_groups, list[dict[str, Any]])
     optimizer.load_state_dict(optimizer.state_dict())

@@ -17,8 +17,6 @@ from roofstep.plan import Group
 # What the names of arrays in a file begin with.
 _STATES, _PARAMETERS, _OTHERS = "states/", "parameters/", "others/"
 
-Found = tuple["Checkpoint", Callable[[], None]]
-
 
 @dataclass
 class Checkpoint:
@@ -27,6 +25,17 @@ class Checkpoint:
     learning_rate: Any
     defaults: Group
     groups: list[Group]  # with every setting in force
+    skipped_steps: int | None = None  # None: it is not said
+
+
+@dataclass
+class Found:
+    """What a state dict comes to."""
+
+    settings: Checkpoint
+    attributes: dict[str, Any]  # of the optimizer, for the rest
+    load: Callable[[Any], object] | None  # by which the schedule takes over a state
+    schedule: Any  # that state
 
 
 class Family(plan.Family, Protocol):
@@ -36,7 +45,7 @@ class Family(plan.Family, Protocol):
     def _save(self) -> dict[str, Any]: ...
     def _match(
         self, saved: Mapping[str, Any], groups: list[Group], ours: bool, problems: list[str]
-    ) -> Callable[[], None]: ...
+    ) -> dict[str, Any]: ...
 
 
 def save(
@@ -48,7 +57,10 @@ def save(
 
 def _plain(current: Checkpoint, parameters: Mapping[str, Parameter]) -> dict[str, Any]:
     names = _names(parameters)
-    return settings.save(current.learning_rate, current.defaults, current.groups, names)
+    return {
+        **settings.save(current.learning_rate, current.defaults, current.groups, names),
+        **({} if current.skipped_steps is None else {"skipped_steps": current.skipped_steps}),
+    }
 
 
 def read(
@@ -59,10 +71,7 @@ def read(
     source: str = "state_dict",
     also: Iterable[str] = (),
 ) -> Found:
-    """The settings that the state dict comes to, and what takes over the rest of it.
-
-    Nothing is changed here. The schedule is changed first in what takes over, and may still refuse
-    there if it is of another library.
+    """What the state dict comes to. Nothing is changed here.
 
     Args:
         state_dict: see `roofstep.Optimizer.set_state_dict`.
@@ -82,22 +91,18 @@ def read(
     defaults = reader.defaults(current.defaults)
     groups = reader.groups(current.groups, _names(parameters))
     learning_rate, load = reader.learning_rate(current.learning_rate)
+    skipped = reader.skipped_steps()
     for name, parameter in parameters.items():
         _core.check_parameter(parameter.data, name)
     rest = {key: value for key, value in state_dict.items() if key not in settings.KEYS}
-    adopt = family._match(rest, groups, "param_groups" in state_dict, problems)
+    taken = family._match(rest, groups, "param_groups" in state_dict, problems)
     if problems:
         raise ValueError(
             f"{source} does not fit this optimizer, and nothing was changed:\n  "
             + "\n  ".join(problems)
         )
-
-    def take_over() -> None:
-        if load:
-            load(state_dict["LR_Scheduler"])
-        adopt()
-
-    return Checkpoint(learning_rate, defaults, groups), take_over
+    schedule = state_dict["LR_Scheduler"] if load else None
+    return Found(Checkpoint(learning_rate, defaults, groups, skipped), taken, load, schedule)
 
 
 def write(

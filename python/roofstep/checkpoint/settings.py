@@ -12,7 +12,10 @@ from roofstep.lr import LRScheduler
 from roofstep.plan import Group
 from roofstep.regularizer import L1Decay, L2Decay, WeightDecayRegularizer
 
-KEYS = ("learning_rate", "LR_Scheduler", "defaults", "param_groups", "grad_clips")
+KEYS = (
+    *("learning_rate", "LR_Scheduler", "defaults", "param_groups", "grad_clips"),
+    "skipped_steps",
+)
 
 # What can be made anew from its name and arguments. Others are the user's.
 _CLASSES = {
@@ -151,6 +154,14 @@ class Reader:
         elif "param_groups" in self._saved and not callable(current):
             self._problems.append("'learning_rate' is missing, and no schedule is in use")
         return current, load
+
+    def skipped_steps(self) -> int:
+        """The count of skipped steps; 0 where there is none."""
+        try:
+            return checks.whole("'skipped_steps'", self._saved.get("skipped_steps", 0), 0)
+        except (TypeError, ValueError) as error:
+            self._problems.append(str(error))
+            return 0
 
     def _list(self, key: str) -> list[Any]:
         value = self._saved.get(key, [])

@@ -70,6 +70,9 @@ class LBFGS(Optimizer):
         grad_clip: None. The changes of clipped gradients are those of no function.
         name: shown in the repr.
 
+    There is no ``skip_nonfinite``: what a step does where the loss or a gradient is not finite,
+    `step` says. ``last_step_applied`` tells whether the last one has moved the parameters.
+
     Raises:
         TypeError, ValueError: an argument is of another type or out of range, ``grad_clip`` is
             given, a learning-rate factor of a group or a parameter is not 1, or the penalty of a
@@ -210,10 +213,12 @@ class LBFGS(Optimizer):
             if progress.kind not in (None, space.kind):
                 progress.begin_anew(self._search["history_size"], None)
             progress.kind = space.kind
+            iterations = progress.iterations
             try:
                 return self._iterate(space, closure, learning_rate)
             finally:
                 progress.evaluations += space.evaluations
+                self._last_step_applied = progress.iterations > iterations
 
     def _iterate(
         self, space: Space, closure: Callable[[], SupportsFloat], learning_rate: float
@@ -259,7 +264,7 @@ class LBFGS(Optimizer):
 
     def _match(
         self, saved: Mapping[str, Any], groups: list[plan.Group], ours: bool, problems: list[str]
-    ) -> Callable[[], None]:
+    ) -> dict[str, Any]:
         search = self._search
         if ours:  # Paddle's and torch's own are the constructor's
             search = checks.restored(
@@ -273,11 +278,7 @@ class LBFGS(Optimizer):
             for key in saved
             if key not in ("state", "search")
         ]
-
-        def adopt() -> None:
-            self._search, self._progress = search, progress
-
-        return adopt
+        return {"_search": search, "_progress": progress}
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:
         super().__setstate__(attributes)

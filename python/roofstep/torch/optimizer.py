@@ -66,6 +66,7 @@ class Optimizer(torch.optim.Optimizer):
             exchanged: it is the attribute ``grad_clip``.
         step_in_backward: True lets a backward pass update each parameter as soon as its gradient is
             complete, and drop the gradient.
+        skip_nonfinite: see `SGD`.
 
     Raises:
         TypeError, ValueError: a setting or a parameter is none that this optimizer can step.
@@ -79,6 +80,9 @@ class Optimizer(torch.optim.Optimizer):
     # Whether torch keeps the number of the step.
     _keeps_step: ClassVar[bool] = True
 
+    # What a copy has beside what torch gives it.
+    _of_pickles = ("grad_clip", "_step_in_backward", "_skip_nonfinite", "_skipped_steps")
+
     # torch.amp.GradScaler then leaves it to `step` to divide by its scale.
     _step_supports_amp_scaling: ClassVar[bool] = True
 
@@ -88,17 +92,26 @@ class Optimizer(torch.optim.Optimizer):
         defaults: dict[str, Any],
         grad_clip: ClipGradBase | None,
         step_in_backward: bool,
+        skip_nonfinite: bool = False,
     ) -> None:
         self.grad_clip = grad_clip
         self._step_in_backward = checks.flag("step_in_backward", step_in_backward)
+        self._skip_nonfinite = checks.flag("skip_nonfinite", skip_nonfinite)
+        if step_in_backward and skip_nonfinite:
+            raise ValueError(
+                "skip_nonfinite: expected False together with step_in_backward=True, got True; "
+                "parameters are moved before all gradients are there, so leave one of the two out"
+            )
         self._begin()
         super().__init__(params, defaults)
 
     def _begin(self) -> None:
-        self._alone = threads.Alone(type(self).__name__)
+        self._alone = threads.alone(type(self).__name__)
+        self._skipped_steps = 0
+        self._last_step_applied: bool | None = None
+        self._has_warned = False
         self._runs: dict[int | None, Run] = {}  # by the id of a tensor that is stepped alone
         self._norms: dict[int | None, list[_core.Norm]] = {}
-        self._fresh: set[int] = set()  # ids of tensors that have states and were never stepped
         # What is stepped in backward passes, by its id, which another may have later.
         self._hooked: dict[int, weakref.ref[torch.Tensor]] = {}
 
@@ -256,61 +269,92 @@ class Optimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         try:
-            self._step_unless_skipped()
+            found = self._alone.run(self._step_unless_skipped)
         except BaseException:
             for name in SCALING:  # it would go on from these in the next step
                 self.__dict__.pop(name, None)
             raise
+        if found is not None and not self._has_warned:
+            self._has_warned = True
+            plan.warn_of_skip([*self._members()][found], stacklevel=3)
         return loss
 
-    def _step_unless_skipped(self) -> None:
-        """Steps what this kind of optimizer steps, unless GradScaler has found an infinity."""
+    def _step_unless_skipped(self) -> int | None:
+        """Steps what this kind of optimizer steps, unless GradScaler has found an infinity.
+
+        Returns the position of a gradient for which the step is skipped, if it is.
+        """
         grad_scale, found_inf = (as_number(n, getattr(self, n, None)) for n in SCALING)
-        with self._alone:
-            if not self._step_in_backward:
-                if not found_inf:
-                    self._step(None, 1.0 if grad_scale is None else grad_scale)
-                return
-            if grad_scale is not None or found_inf is not None:
-                raise ValueError(
-                    "step_in_backward: expected losses that no GradScaler scales, got its step; "
-                    "backward passes have moved the parameters by scaled gradients already, so "
-                    "leave one of the two out"
-                )
-            row = [tensor for group in self.param_groups for tensor in group["params"]]
-            self._watch(row)  # some may have been frozen before
-            for tensor in row:
-                if tensor.grad is not None:
-                    self._step(tensor)
+        if not self._step_in_backward:
+            if found_inf:
+                self._skip()
+                return None
+            found: int | None = self._step(None, 1.0 if grad_scale is None else grad_scale)
+            return found
+        if grad_scale is not None or found_inf is not None:
+            raise ValueError(
+                "step_in_backward: expected losses that no GradScaler scales, got its step; "
+                "backward passes have moved the parameters by scaled gradients already, so "
+                "leave one of the two out"
+            )
+        row = [tensor for group in self.param_groups for tensor in group["params"]]
+        self._watch(row)  # some may have been frozen before
+        for tensor in row:
+            if tensor.grad is not None:
+                self._step(tensor)
+        return None
+
+    def _skip(self) -> None:
+        self.__dict__.update(_skipped_steps=self._skipped_steps + 1, _last_step_applied=False)
 
     # torch.compile leaves it as it is. (Its public name would import the compiler at once.)
     @torch._disable_dynamo  # type: ignore[untyped-decorator]
-    def _step(self, tensor: torch.Tensor | None, grad_scale: float = 1.0) -> None:
-        """Steps all parameters, or this one."""
+    def _step(
+        self,
+        tensor: torch.Tensor | None,
+        grad_scale: float = 1.0,
+        gradients: plan.Gradients | None = None,
+        records: plan.Records = (),
+    ) -> int | None:
+        """Steps all parameters, or this one; as `_step_unless_skipped`."""
+        key = None if tensor is None else id(tensor)
         run = self._current(tensor)
-        if run.plan.tasks and grad_scale != 1:
-            raise ValueError(
-                f"grad_clip: {self.grad_clip!r} is not part of the fused step, so that gradients "
-                f"must be unscaled before it; call scaler.unscale_(optimizer) before scaler.step()"
-            )
         for row in run.rows.values():
             row.read()
-        gradients, measured = run.plan.prepare(run.parameters.values(), None, False)
+        made, measured = run.plan.prepare(run.parameters.values(), gradients, False, grad_scale)
+        new: dict[torch.Tensor, Own] = {}
 
         def rate(group: plan.Group) -> float:
             return self._rate(group["of"])
 
-        try:
-            while missing := run.plan.step(
-                rate, gradients, run.counts, run.numbers, grad_scale=grad_scale
-            ):
-                # A run made anew, as a state may begin with a rate, which no run looks at.
-                self._create_states(self._make(tensor), missing)
-                run = self._current(tensor)
-        finally:
-            self._show(run)
-        self._fresh.difference_update(map(id, run.tensors))
-        self._norms[None if tensor is None else id(tensor)] = run.plan.norms + measured
+        while True:
+            self._foresee(run)
+            outcome = run.plan.step(
+                rate,
+                made,
+                run.counts,
+                run.numbers,
+                grad_scale=grad_scale,
+                records=(
+                    *self._kept(new),
+                    (self._runs, {key: run}),
+                    (self._norms, {key: run.plan.norms + measured}),
+                    (self.__dict__, {"_last_step_applied": True}),
+                    *records,
+                ),
+                shown=tuple((row.shown, row.numbers) for row in run.rows.values()),
+            )
+            if not isinstance(outcome, list):
+                break
+            # A run made anew, as a state may begin with a rate, which no run looks at.
+            new = self._new_states(self._make(tensor), outcome)
+            run = self._make(tensor, new)
+        if outcome is None:
+            for row in run.rows.values():
+                row.note()
+        else:
+            self._skip()
+        return outcome
 
     def _current(self, tensor: torch.Tensor | None) -> Run:
         """The run of all parameters, or of one, as things stand."""
@@ -367,11 +411,25 @@ class Optimizer(torch.optim.Optimizer):
     def _watched(self) -> list[Mapping[str, Any]]:
         return [*self.param_groups, {"grad_clip": self.grad_clip}]
 
-    def _owns(self, tensor: torch.Tensor | None) -> list[Own | None]:
-        return [*self.state.values()] if tensor is None else [self.state.get(tensor)]
+    def _owns(
+        self, tensor: torch.Tensor | None, new: Mapping[torch.Tensor, Own] | None = None
+    ) -> list[Own | None]:
+        """What is kept, or of this one; and will be when `new` is there."""
+        if tensor is not None:
+            return [(new or {}).get(tensor, self.state.get(tensor))]
+        return [*({**self.state, **new} if new else self.state).values()]
 
-    def _make(self, tensor: torch.Tensor | None) -> Run:
+    def _has_states(self, tensor: torch.Tensor) -> bool:
+        own = self.state.get(tensor, {})
+        return any(own.get(key) is not None for key in self._names.values())
+
+    def _make(
+        self, tensor: torch.Tensor | None, new: Mapping[torch.Tensor, Own] | None = None
+    ) -> Run:
+        """The run of all parameters, or of one; `new` stands in the place of states as they are."""
         members = self._members(tensor)
+        new = new or {}
+        owns = [new.get(one, self.state.get(one)) for _, one in members.values()]
         parameters = {name: TorchParameter(one, name) for name, (_, one) in members.items()}
         of_group: dict[int, list[TorchParameter]] = {}
         for name, (group, _) in members.items():
@@ -384,21 +442,20 @@ class Optimizer(torch.optim.Optimizer):
         counts = np.zeros(len(members), np.int64)
         scalars = {key: np.ones(len(members)) for key in self._scalars()} | {"step": counts}
         states = {}
-        for i, (name, (_, one)) in enumerate(members.items()):
-            own = self.state.get(one)
+        for i, ((name, (_, one)), own) in enumerate(zip(members.items(), owns, strict=True)):
             if own:
                 kept = {s: own[key] for s, key in self._names.items() if own.get(key) is not None}
                 states[name] = kept
                 for key in self._scalars():
                     scalars[key][i] = number_of(own, key, name)
                 if not self._keeps_step:  # there is only a first update, and the later ones
-                    counts[i] = bool(kept) and id(one) not in self._fresh
-        made = plan.make(self, groups, parameters, states)
+                    counts[i] = bool(kept) and (one not in new or self._has_states(one))
+        made = plan.make(self, groups, parameters, states, self._skip_nonfinite)
         rows = {key: Row(key, scalars[key]) for key in self._scalars()}
         for key, row in rows.items():
-            for (_, one), shown in zip(members.values(), row.tensor, strict=True):
-                if self.state.get(one):
-                    self.state[one][key] = shown
+            for own, shown in zip(owns, row.tensor, strict=True):
+                if own:
+                    own[key] = shown
         return Run(
             [one for _, one in members.values()],
             [group for group, _ in members.values()],
@@ -409,7 +466,7 @@ class Optimizer(torch.optim.Optimizer):
             scalars.get(str(self._number), np.ones(len(members))),
             rows,
             Held(self._watched(), "lr"),
-            Seen(self._owns(tensor), self._scalars(), self._names.values()),
+            Seen(self._owns(tensor, new), self._scalars(), self._names.values()),
             [len(group["params"]) for group in self.param_groups],
         )
 
@@ -417,24 +474,30 @@ class Optimizer(torch.optim.Optimizer):
         """torch's names of the numbers that it keeps of each parameter."""
         return [*["step"] * self._keeps_step, *filter(None, [self._number])]
 
-    def _create_states(self, run: Run, indices: Iterable[int]) -> None:
-        """New states for parameters that have their first gradient."""
+    def _new_states(self, run: Run, indices: Iterable[int]) -> dict[torch.Tensor, Own]:
+        """All that is to be kept of parameters that have their first gradient."""
         positions = {[*run.parameters][i]: i for i in indices}
         made = state.begin(positions, run.plan.keeps, run.parameters, run.states)
+        new: dict[torch.Tensor, Own] = {}
         for i in positions.values():
-            own = self.state[run.tensors[i]]
-            if all(own.get(key) is None for key in self._names.values()):
-                self._fresh.add(id(run.tensors[i]))
+            own = new[run.tensors[i]] = dict(self.state.get(run.tensors[i], {}))
             first = {"step": 0.0, self._number: self._first_number(run.groups[i])}
             for key in self._scalars():
                 own.setdefault(key, torch.tensor(first.get(key, 1.0), dtype=scalar_dtype()))
         for name, s, array in made:
-            self.state[run.tensors[positions[name]]][self._names[s]] = torch.from_numpy(array)
+            new[run.tensors[positions[name]]][self._names[s]] = torch.from_numpy(array)
+        return new
 
-    def _show(self, run: Run) -> None:
-        """Lets the state show the numbers after a step."""
-        for row in run.rows.values():
-            row.show()
+    def _kept(self, new: Mapping[torch.Tensor, Own]) -> plan.Records:
+        """Where these are put: users may hold the dicts that are there."""
+        there = [(self.state[one], own) for one, own in new.items() if one in self.state]
+        return (
+            *there,
+            (self.state, {one: own for one, own in new.items() if one not in self.state}),
+        )
+
+    def _foresee(self, run: Run) -> None:
+        """Sets numbers that have a closed form in the step to what they will be after it."""
 
     @property
     def last_grad_norm(self) -> float | None:
@@ -446,6 +509,19 @@ class Optimizer(torch.optim.Optimizer):
         """
         return plan.combined([*chain.from_iterable(self._norms.values())])
 
+    @property
+    def last_step_applied(self) -> bool | None:
+        """Whether the last step has moved the parameters; None before the first step.
+
+        It has not if it was skipped, by ``skip_nonfinite`` or by torch's GradScaler.
+        """
+        return self._last_step_applied
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps were skipped; torch's state dicts have no place for it."""
+        return self._skipped_steps
+
     # Inside backward passes.
 
     def _watch(self, tensors: Sequence[torch.Tensor]) -> None:
@@ -456,9 +532,7 @@ class Optimizer(torch.optim.Optimizer):
         def step(tensor: torch.Tensor) -> None:
             optimizer = reference()
             if optimizer is not None and optimizer._group_of(tensor) is not None:
-                with optimizer._alone:
-                    optimizer._step(tensor)
-                tensor.grad = None
+                optimizer._alone.run(optimizer._use_up, tensor)
 
         for tensor in tensors:
             known = self._hooked.get(id(tensor))
@@ -467,18 +541,28 @@ class Optimizer(torch.optim.Optimizer):
                 weakref.finalize(self, handle.remove)
                 self._hooked[id(tensor)] = weakref.ref(tensor)
 
+    def _use_up(self, tensor: torch.Tensor) -> None:
+        """Steps this one, and drops its gradient."""
+        gradient, stepped = tensor.grad, dict[str, bool]()
+        try:
+            tensor.grad = None
+            self._step(tensor, gradients=(gradient,), records=((stepped, {"yes": True}),))
+        except BaseException:
+            if not stepped:
+                tensor.grad = gradient
+            raise
+
     # Checkpoints.
 
     def __getstate__(self) -> dict[str, Any]:
-        mine = {"grad_clip": self.grad_clip, "_step_in_backward": self._step_in_backward}
-        return {**super().__getstate__(), **mine}
+        return {**super().__getstate__(), **{n: getattr(self, n) for n in self._of_pickles}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """For `load_state_dict`, pickle and copies: what fits is taken over, as copies."""
         is_new = "defaults" in state
         if is_new:
-            self.grad_clip, self._step_in_backward = state["grad_clip"], state["_step_in_backward"]
             self._begin()
+            self.__dict__.update({name: state[name] for name in self._of_pickles})
         defaults = state["defaults"] if is_new else self.defaults
         groups = [{**defaults, **group} for group in state["param_groups"]]
         for group in groups:

@@ -19,7 +19,10 @@ from roofstep.torch.state import as_number
 
 def _defaults(arguments: dict[str, Any]) -> dict[str, Any]:
     """Of the local variables of a constructor the settings of its groups."""
-    others = ("self", "__class__", "params", "grad_clip", "step_in_backward")
+    others = (
+        *("self", "__class__", "params"),
+        *("grad_clip", "step_in_backward", "skip_nonfinite"),
+    )
     return {name: value for name, value in arguments.items() if name not in others}
 
 
@@ -75,6 +78,10 @@ class SGD(Optimizer):
             added up over several backward passes, for losses scaled by a GradScaler, or for
             backward passes in several threads at once. What is thawed later takes part from the
             next ``step`` on.
+        skip_nonfinite: True skips a step as a whole if an element of any gradient is infinite or
+            NaN; see `roofstep.Optimizer`. ``last_step_applied`` tells a schedule, and
+            ``skipped_steps`` counts, also the steps that a GradScaler skips. Not together with
+            step_in_backward.
 
     Raises:
         TypeError, ValueError: a setting or a parameter is none that can be stepped.
@@ -118,8 +125,9 @@ class SGD(Optimizer):
         fused: bool | None = None,
         grad_clip: ClipGradBase | None = None,
         step_in_backward: bool = False,
+        skip_nonfinite: bool = False,
     ) -> None:
-        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward)
+        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward, skip_nonfinite)
 
     def _complete(self, group: Group, parameters: Any) -> Group:
         made = super()._complete(group, parameters)
@@ -185,6 +193,7 @@ class Adam(_Adaptive):
         decoupled_weight_decay: whether the decay is that of `AdamW`.
         grad_clip: see `SGD`.
         step_in_backward: see `SGD`.
+        skip_nonfinite: see `SGD`.
 
     Raises:
         TypeError, ValueError: see `SGD`.
@@ -224,8 +233,9 @@ class Adam(_Adaptive):
         decoupled_weight_decay: bool = False,
         grad_clip: ClipGradBase | None = None,
         step_in_backward: bool = False,
+        skip_nonfinite: bool = False,
     ) -> None:
-        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward)
+        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward, skip_nonfinite)
 
     def _rule(self, group: Mapping[str, Any]) -> str:
         return "amsgrad" if group["amsgrad"] else "adam"
@@ -253,6 +263,7 @@ class AdamW(Adam):
         fused: see `SGD`.
         grad_clip: see `SGD`.
         step_in_backward: see `SGD`.
+        skip_nonfinite: see `SGD`.
 
     Raises:
         TypeError, ValueError: see `SGD`.
@@ -283,6 +294,7 @@ class AdamW(Adam):
         fused: bool | None = None,
         grad_clip: ClipGradBase | None = None,
         step_in_backward: bool = False,
+        skip_nonfinite: bool = False,
     ) -> None:
         super().__init__(
             params,
@@ -299,6 +311,7 @@ class AdamW(Adam):
             decoupled_weight_decay=True,
             grad_clip=grad_clip,
             step_in_backward=step_in_backward,
+            skip_nonfinite=skip_nonfinite,
         )
 
 
@@ -328,6 +341,7 @@ class NAdam(_Adaptive):
         differentiable: see `SGD`.
         grad_clip: see `SGD`.
         step_in_backward: see `SGD`.
+        skip_nonfinite: see `SGD`.
 
     Raises:
         TypeError, ValueError: see `SGD`.
@@ -365,8 +379,9 @@ class NAdam(_Adaptive):
         differentiable: bool = False,
         grad_clip: ClipGradBase | None = None,
         step_in_backward: bool = False,
+        skip_nonfinite: bool = False,
     ) -> None:
-        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward)
+        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward, skip_nonfinite)
 
     def _rule(self, group: Mapping[str, Any]) -> str:
         return "nadam"
@@ -400,6 +415,7 @@ class RAdam(_Adaptive):
         differentiable: see `SGD`.
         grad_clip: see `SGD`.
         step_in_backward: see `SGD`.
+        skip_nonfinite: see `SGD`.
 
     Raises:
         TypeError, ValueError: see `SGD`.
@@ -431,8 +447,9 @@ class RAdam(_Adaptive):
         differentiable: bool = False,
         grad_clip: ClipGradBase | None = None,
         step_in_backward: bool = False,
+        skip_nonfinite: bool = False,
     ) -> None:
-        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward)
+        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward, skip_nonfinite)
 
     def _rule(self, group: Mapping[str, Any]) -> str:
         return "radam"
@@ -460,6 +477,7 @@ class Adamax(_Adaptive):
         capturable: see `Adam`.
         grad_clip: see `SGD`.
         step_in_backward: see `SGD`.
+        skip_nonfinite: see `SGD`.
 
     Raises:
         TypeError, ValueError: see `SGD`.
@@ -490,8 +508,9 @@ class Adamax(_Adaptive):
         capturable: bool = False,
         grad_clip: ClipGradBase | None = None,
         step_in_backward: bool = False,
+        skip_nonfinite: bool = False,
     ) -> None:
-        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward)
+        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward, skip_nonfinite)
 
     def _rule(self, group: Mapping[str, Any]) -> str:
         return "adamax_padded"
@@ -523,6 +542,7 @@ class RMSprop(Optimizer):
         differentiable: see `SGD`.
         grad_clip: see `SGD`.
         step_in_backward: see `SGD`.
+        skip_nonfinite: see `SGD`.
 
     Raises:
         TypeError, ValueError: see `SGD`.
@@ -567,8 +587,9 @@ class RMSprop(Optimizer):
         *,
         grad_clip: ClipGradBase | None = None,
         step_in_backward: bool = False,
+        skip_nonfinite: bool = False,
     ) -> None:
-        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward)
+        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward, skip_nonfinite)
 
     def _rule(self, group: Mapping[str, Any]) -> str:
         over = "over_deviation" if group["centered"] else "over_rms"
@@ -601,6 +622,7 @@ class Adagrad(Optimizer):
         fused: see `SGD`.
         grad_clip: see `SGD`.
         step_in_backward: see `SGD`.
+        skip_nonfinite: see `SGD`.
 
     Raises:
         TypeError, ValueError: see `SGD`.
@@ -639,10 +661,11 @@ class Adagrad(Optimizer):
         fused: bool | None = None,
         grad_clip: ClipGradBase | None = None,
         step_in_backward: bool = False,
+        skip_nonfinite: bool = False,
     ) -> None:
-        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward)
+        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward, skip_nonfinite)
         run = self._current(None)  # torch, too, has all states before the first step
-        self._create_states(run, range(len(run.tensors)))
+        self.state.update(self._new_states(run, range(len(run.tensors))))
 
     def share_memory(self) -> None:
         """Move the states to shared memory, for processes that train together."""
@@ -689,6 +712,7 @@ class Adadelta(Optimizer):
         differentiable: see `SGD`.
         grad_clip: see `SGD`.
         step_in_backward: see `SGD`.
+        skip_nonfinite: see `SGD`.
 
     Raises:
         TypeError, ValueError: see `SGD`.
@@ -725,8 +749,9 @@ class Adadelta(Optimizer):
         differentiable: bool = False,
         grad_clip: ClipGradBase | None = None,
         step_in_backward: bool = False,
+        skip_nonfinite: bool = False,
     ) -> None:
-        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward)
+        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward, skip_nonfinite)
 
     def _rule(self, group: Mapping[str, Any]) -> str:
         return "adadelta"
@@ -761,6 +786,7 @@ class Rprop(Optimizer):
         differentiable: see `SGD`.
         grad_clip: see `SGD`.
         step_in_backward: see `SGD`.
+        skip_nonfinite: see `SGD`.
 
     Raises:
         TypeError, ValueError: see `SGD`.
@@ -791,8 +817,9 @@ class Rprop(Optimizer):
         differentiable: bool = False,
         grad_clip: ClipGradBase | None = None,
         step_in_backward: bool = False,
+        skip_nonfinite: bool = False,
     ) -> None:
-        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward)
+        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward, skip_nonfinite)
 
     def _rule(self, group: Mapping[str, Any]) -> str:
         return "rprop"
@@ -833,6 +860,7 @@ class ASGD(Optimizer):
         capturable: see `Adam`.
         grad_clip: see `SGD`.
         step_in_backward: see `SGD`.
+        skip_nonfinite: see `SGD`.
 
     Raises:
         TypeError, ValueError: see `SGD`.
@@ -873,8 +901,9 @@ class ASGD(Optimizer):
         *,
         grad_clip: ClipGradBase | None = None,
         step_in_backward: bool = False,
+        skip_nonfinite: bool = False,
     ) -> None:
-        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward)
+        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward, skip_nonfinite)
 
     def _rule(self, group: Mapping[str, Any]) -> str:
         return "averaged_sgd"
@@ -890,10 +919,9 @@ class ASGD(Optimizer):
     def _scalars(self) -> list[str]:
         return [*super()._scalars(), "mu"]
 
-    def _show(self, run: Run) -> None:
+    def _foresee(self, run: Run) -> None:
         begins = np.array([group["t0"] for group in run.groups])
-        run.rows["mu"].numbers[...] = 1 / np.maximum(1, run.counts - begins)
-        super()._show(run)
+        run.rows["mu"].numbers[...] = 1 / np.maximum(1, run.counts + 1 - begins)
 
 
 class Lion(Optimizer):
@@ -918,6 +946,7 @@ class Lion(Optimizer):
         fused: see `SGD`.
         grad_clip: see `SGD`.
         step_in_backward: see `SGD`.
+        skip_nonfinite: see `SGD`.
 
     Raises:
         TypeError, ValueError: see `SGD`.
@@ -954,8 +983,9 @@ class Lion(Optimizer):
         fused: bool | None = None,
         grad_clip: ClipGradBase | None = None,
         step_in_backward: bool = False,
+        skip_nonfinite: bool = False,
     ) -> None:
-        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward)
+        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward, skip_nonfinite)
 
     def _rule(self, group: Mapping[str, Any]) -> str:
         return "lion"
@@ -994,6 +1024,7 @@ class Lamb(_Adaptive):
         fused: see `SGD`.
         grad_clip: see `SGD`.
         step_in_backward: see `SGD`.
+        skip_nonfinite: see `SGD`.
 
     Raises:
         TypeError, ValueError: see `SGD`.
@@ -1026,8 +1057,9 @@ class Lamb(_Adaptive):
         fused: bool | None = None,
         grad_clip: ClipGradBase | None = None,
         step_in_backward: bool = False,
+        skip_nonfinite: bool = False,
     ) -> None:
-        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward)
+        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward, skip_nonfinite)
 
     def _rule(self, group: Mapping[str, Any]) -> str:
         return "lamb"
@@ -1067,6 +1099,7 @@ class LARS(Optimizer):
         fused: see `SGD`.
         grad_clip: see `SGD`.
         step_in_backward: see `SGD`.
+        skip_nonfinite: see `SGD`.
 
     Raises:
         TypeError, ValueError: see `SGD`.
@@ -1109,8 +1142,9 @@ class LARS(Optimizer):
         fused: bool | None = None,
         grad_clip: ClipGradBase | None = None,
         step_in_backward: bool = False,
+        skip_nonfinite: bool = False,
     ) -> None:
-        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward)
+        super().__init__(params, _defaults(locals()), grad_clip, step_in_backward, skip_nonfinite)
 
     def _rule(self, group: Mapping[str, Any]) -> str:
         return "lars"

@@ -26,14 +26,19 @@ class Row:
     Args:
         key: what torch calls it.
         numbers: the numbers; they stay where they are.
+
+    Attributes:
+        shown: the tensor's memory.
     """
 
     def __init__(self, key: str, numbers: Array) -> None:
         self._key = key
         self.numbers = numbers
         self.tensor = torch.zeros(len(numbers), dtype=scalar_dtype())
-        self._shown = self.tensor.numpy()
-        self.show()
+        self.shown = self.tensor.numpy()
+        self.shown[...] = numbers
+        self.numbers[...] = self.shown  # they keep no more digits than a checkpoint will have
+        self.note()
 
     def read(self) -> None:
         """Take over what a user has written into the state since it was shown.
@@ -41,16 +46,14 @@ class Row:
         Raises:
             ValueError: a number cannot be one of its kind.
         """
-        if self._shown.tobytes() != self._last:
-            for number in self._shown:
+        if self.shown.tobytes() != self._last:
+            for number in self.shown:
                 _require_possible(self._key, float(number), "a parameter")
-            self.numbers[...] = self._shown
+            self.numbers[...] = self.shown
 
-    def show(self) -> None:
-        """Show the numbers, which keep no more digits than a checkpoint will have."""
-        self._shown[...] = self.numbers
-        self._last = self._shown.tobytes()
-        self.numbers[...] = self._shown
+    def note(self) -> None:
+        """Remember what is shown now, that is after a step, which shows the numbers itself."""
+        self._last = self.shown.tobytes()
 
 
 class Seen:

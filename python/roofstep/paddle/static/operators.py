@@ -117,11 +117,12 @@ class _Call:
         optimizer = self._optimizer
         if parameters:
             with optimizer._alone:
+                states = dict(optimizer._states)
                 for i, (name, parameter) in enumerate(optimizer._parameters.items()):
                     if parameter in parameters:
-                        optimizer._states.pop(name, None)
+                        states.pop(name, None)
                         optimizer._counts[i], optimizer._numbers[i] = 0, 1
-                optimizer._plan = None
+                vars(optimizer).update(_states=states, _plan=None)
 
 
 class _Watch(_Call):

@@ -1,0 +1,86 @@
+// Entries of dicts, shown numbers, and the turn of a caller.
+#include "effects.hpp"
+
+#include <stdexcept>
+
+#include "arrays.hpp"
+
+namespace py = pybind11;
+
+namespace roofstep {
+
+Records::Records(const py::handle& pairs) {
+  for (const py::handle pair : pairs) {
+    if (!PyTuple_Check(pair.ptr()) || PyTuple_GET_SIZE(pair.ptr()) != 2) {
+      throw py::type_error("records are pairs of dicts");
+    }
+    PyObject* const into = PyTuple_GET_ITEM(pair.ptr(), 0);
+    PyObject* const entries = PyTuple_GET_ITEM(pair.ptr(), 1);
+    if (!PyDict_Check(into) || !PyDict_Check(entries)) {
+      throw py::type_error("records are pairs of dicts");
+    }
+    PyObject *key, *value;
+    for (Py_ssize_t at = 0; PyDict_Next(entries, &at, &key, &value);) {
+      PyObject* const old = PyDict_GetItemWithError(into, key);
+      if (!old && PyErr_Occurred()) throw py::error_already_set();
+      rows_.push_back({into, key, value, py::reinterpret_borrow<py::object>(old)});
+    }
+  }
+}
+
+void Records::put() {
+  for (std::size_t i = 0; i < rows_.size(); ++i) {
+    if (PyDict_SetItem(rows_[i].into, rows_[i].key, rows_[i].value) == 0) continue;
+    py::error_already_set error;
+    take_back(i);
+    throw error;
+  }
+}
+
+void Records::take_back(std::size_t count) noexcept {
+  while (count-- > 0) {
+    const One& one = rows_[count];
+    const int failed = one.old ? PyDict_SetItem(one.into, one.key, one.old.ptr())
+                               : PyDict_DelItem(one.into, one.key);
+    if (failed) PyErr_Clear();
+  }
+}
+
+Shown::Shown(PyObject* floats, PyObject* numbers, std::size_t size) {
+  if (is_row<float>(floats)) {
+    singles_ = view_row<float>(floats, size);
+  } else {
+    doubles_ = view_row<double>(floats, size);
+  }
+  if (is_row<std::int64_t>(numbers)) {
+    counts_ = view_row<std::int64_t>(numbers, size);
+  } else {
+    numbers_ = view_row<double>(numbers, size);
+  }
+}
+
+void Shown::show(std::size_t i) const noexcept {
+  const double exact = counts_ ? static_cast<double>(counts_[i]) : numbers_[i];
+  const double shown = singles_ ? static_cast<float>(exact) : exact;
+  if (singles_) singles_[i] = static_cast<float>(shown);
+  if (doubles_) doubles_[i] = shown;
+  if (counts_) counts_[i] = static_cast<std::int64_t>(shown);
+  if (numbers_) numbers_[i] = shown;
+}
+
+void Alone::enter() {
+  if (taken_.exchange(true)) throw std::runtime_error(refusal_);
+}
+
+py::object Alone::run(const py::function& function, const py::args& arguments) {
+  enter();
+  const struct Turn {
+    Alone& alone;
+    ~Turn() { alone.leave(); }
+  } turn{*this};
+  PyObject* const result = PyObject_Call(function.ptr(), arguments.ptr(), nullptr);
+  if (!result) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(result);
+}
+
+}  // namespace roofstep
