@@ -730,7 +730,7 @@ class Adam(Optimizer):
             amsgrad.
         weight_decay: see `Optimizer`. Default None.
         grad_clip: see `Optimizer`. Default None.
-        lazy_mode: leave the rows that a sparse gradient has not as they are; see above. Default
+        lazy_mode: a sparse gradient leaves rows without a gradient unchanged; see above. Default
             False.
         multi_precision: either value: float32 and float64 are stepped in their own precision.
         use_multi_tensor: either value: all parameters are stepped in one call.
@@ -831,7 +831,7 @@ class AdamW(_DecoupledDecay, Adam):
             Default None: all decay. Both functions are asked when settings have changed, not at
             every step.
         grad_clip: see `Optimizer`. Default None.
-        lazy_mode: leave the rows that a sparse gradient has not as they are. Default False.
+        lazy_mode: a sparse gradient leaves rows without a gradient unchanged. Default False.
         multi_precision: either value: float32 and float64 are stepped in their own precision.
         amsgrad: keep the maximum of v. Default False.
         name: shown in the repr.
