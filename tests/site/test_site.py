@@ -213,3 +213,12 @@ def test_formulas_are_mathml(site: SimpleNamespace) -> None:
     page = (site.out / "api" / "optimizers.html").read_text()
     assert page.count("<math") > 50
     assert "\\leftarrow" not in page
+
+
+def test_formulas_are_read_as_they_are_meant(site: SimpleNamespace) -> None:
+    """Docutils takes the 12 of `\\frac12` for one number, and a lone `\\` for a space."""
+    for name, page in site.pages.items():
+        for kind in (nodes.math, nodes.math_block):
+            for formula in page.findall(kind):
+                text = formula.astext()
+                assert not re.search(r"frac\d|(?<!\\)\\$", text, re.MULTILINE), (name, text)
