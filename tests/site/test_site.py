@@ -216,7 +216,7 @@ def test_formulas_are_mathml(site: SimpleNamespace) -> None:
 
 
 def test_formulas_are_read_as_they_are_meant(site: SimpleNamespace) -> None:
-    """Docutils takes the 12 of `\\frac12` for one number, and a lone `\\` for a space."""
+    r"""Docutils takes the 12 of `\frac12` for one number, and a lone `\` for a space."""
     for name, page in site.pages.items():
         for kind in (nodes.math, nodes.math_block):
             for formula in page.findall(kind):
