@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+import venv
 from importlib.metadata import metadata
 from itertools import chain
 from pathlib import Path
@@ -26,6 +27,7 @@ from roofstep import _core, traffic
 
 TOP = Path(__file__).parents[1]
 COMPILED = TOP / "docs" / "compiled.md"  # tests/wheel builds and runs what it shows
+README = (TOP / "README.md").read_text()
 PAGES = [TOP / "README.md", *sorted({*TOP.glob("docs/*.md")} - {COMPILED})]
 
 # What is run of these pages here or in tests/parity, and what tests/wheel runs of pages it names.
@@ -106,7 +108,6 @@ COMMANDS = [command for page in PAGES for command in commands_of(page)]
 # What makes the package's own commands quick.
 QUICK = {
     "demo": ["--epochs", "1"],
-    "info": [],
     "bench": ["--parameters", "5000", "--repetitions", "2"],
 }
 
@@ -115,9 +116,12 @@ QUICK = {
 def test_command_of_a_page(command: str, tmp_path: Path) -> None:
     """It runs, or of the long ones all is right that can be seen before they run."""
     match shlex.split(command):
+        case ["python3", "-m", "venv", ".venv"] | [".", ".venv/bin/activate"]:
+            venv.create(tmp_path / ".venv", with_pip=False)
+            subprocess.run(["sh", "-ec", command], cwd=tmp_path, check=True)
         case ["pip", "install", wanted]:
-            (extra,) = re.fullmatch(r"\.\[(\w+)\]", wanted).groups()
-            assert extra in metadata("roofstep").get_all("Provides-Extra")
+            (extra,) = re.fullmatch(r"\.(?:\[(\w+)\])?", wanted).groups()
+            assert extra in [None, *metadata("roofstep").get_all("Provides-Extra")]
         case ["python", "-m", "roofstep", which, *options]:
             run = [sys.executable, "-m", "roofstep", which, *options, *QUICK[which]]
             subprocess.run(run, cwd=tmp_path, check=True)
@@ -155,7 +159,90 @@ def test_every_language_of_a_page_is_run(page: Path) -> None:
         assert any(page.name in test.read_text() for test in TOP.glob("tests/wheel/*.py"))
 
 
+# What pages say of each other and of the project.
+
+
+def headings_in(text: str) -> list[str]:
+    """Of Markdown, whose code may have comments that look like headings."""
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    return re.findall(r"^#+ (.*)$", prose, re.MULTILINE)
+
+
+def slugs_of(page: Path) -> set[str]:
+    """The anchors of its headings, as GitHub and MyST make them."""
+    headings = map(str.lower, headings_in(page.read_text()))
+    return {re.sub(r"[^\w\- ]", "", heading).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize(
+    "page",
+    [*TOP.glob("*.md"), *sorted(TOP.glob("docs/*.md"))],
+    ids=lambda page: page.relative_to(TOP).as_posix(),
+)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    """On the site and where the files are read as they are: to a file, and a heading of it."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), target
+        if anchor:
+            assert file.suffix == ".md", target
+            assert anchor in slugs_of(file), target
+
+
+INCLUDE = re.compile(
+    r"^```{include} (\S+)\n:start-after: \"(.*)\"\n:end-before: \"(.*)\"$", re.MULTILINE
+)
+
+
+def test_what_is_included_is_one_section() -> None:
+    """What a page includes has no second heading, which would come to stand below the page's."""
+    included = [
+        (page.parent / file, *marks)
+        for page in TOP.glob("docs/*.md")
+        for file, *marks in INCLUDE.findall(page.read_text())
+    ]
+    assert len(included) == sum(
+        page.read_text().count("\n:start-after: ") for page in TOP.glob("docs/*.md")
+    )
+    for file, start, end in included:
+        (_, after) = file.read_text().split(f"{start}\n")
+        (part, _) = after.split(end)
+        assert headings_in(part) == [], start
+
+
+def test_what_builds_the_package_is_installed_first() -> None:
+    """Without build isolation pip installs none of `build-system.requires`."""
+    project = pytest.importorskip("tomllib").loads((TOP / "pyproject.toml").read_text())
+    needed = {re.match(r"[\w-]+", wanted)[0] for wanted in project["build-system"]["requires"]}
+    shown = blocks_in(TOP / "CONTRIBUTING.md", "sh")[0]
+    before = shown.split("--no-build-isolation")[0]
+    assert needed <= {*before.split()}
+
+
+def test_the_readme_has_every_extra() -> None:
+    rows = README.split("\n| extra | for |\n")[1].split("\n\n")[0].splitlines()
+    shown = [name for row in rows for name in re.findall(r"`(\w+)`", row.split(" | ")[0])]
+    assert sorted(shown) == sorted(metadata("roofstep").get_all("Provides-Extra"))
+
+
 # Figures.
+
+
+def test_the_speed_in_the_readme_is_that_of_the_page() -> None:
+    page = (TOP / "docs" / "performance.md").read_text()
+    measured = {
+        work: figures
+        for work, *figures in re.findall(
+            r"^\| AdamW, (.+?) \| ([\d.]+) \(.+?\) \| ([\d.]+) \(.+?\) \|$", page, re.MULTILINE
+        )
+    }
+    shown = re.findall(r"^\| (.+) \| ([\d.]+)x \| ([\d.]+)x \|$", README, re.MULTILINE)
+    assert shown
+    for work, *figures in shown:
+        assert measured[work] == figures
 
 
 def rows_of(page: str, section: str) -> list[list[str]]:
@@ -174,7 +261,7 @@ def test_the_budgets_are_those_of_the_tests() -> None:
     page = (TOP / "docs" / "numerics.md").read_text()
     longest = max(test_math.BUDGET_MOVE, *test_math.LONGER_MOVES.values())
     assert f"off by at most {longest:g} ULPs" in page
-    assert f"RAdam in float64, {test_math.BUDGET_RHO:g} ULPs" in page
+    assert f"RAdam in float64 is the exception, {test_math.BUDGET_RHO:g} ULPs" in page
 
 
 def test_the_errors_of_norms_are_those_of_the_tests() -> None:

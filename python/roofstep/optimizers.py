@@ -792,7 +792,7 @@ class Adam(Optimizer):
             amsgrad.
         weight_decay: see `Optimizer`. Default None.
         grad_clip: see `Optimizer`. Default None.
-        lazy_mode: leave the rows that a sparse gradient has not as they are; see above. Default
+        lazy_mode: a sparse gradient leaves rows without a gradient unchanged; see above. Default
             False.
         multi_precision: either value: float32 and float64 are stepped in their own precision.
         use_multi_tensor: either value: all parameters are stepped in one call.
@@ -897,7 +897,7 @@ class AdamW(_DecoupledDecay, Adam):
             Default None: all decay. Both functions are asked when settings have changed, not at
             every step.
         grad_clip: see `Optimizer`. Default None.
-        lazy_mode: leave the rows that a sparse gradient has not as they are. Default False.
+        lazy_mode: a sparse gradient leaves rows without a gradient unchanged. Default False.
         multi_precision: either value: float32 and float64 are stepped in their own precision.
         amsgrad: keep the maximum of v. Default False.
         name: shown in the repr.
@@ -1120,9 +1120,11 @@ class RAdam(_Adaptive):
         \rho_t = \rho_\infty - \frac{2 t \beta_2^t}{1 - \beta_2^t}, \qquad
         p \leftarrow p - \eta \frac{m}{1 - \beta_1^t}
             \cdot \begin{cases}
-                r_t \dfrac{\sqrt{1 - \beta_2^t}}{\sqrt{v} + \epsilon} & \rho_t > 5 \
+                r_t \dfrac{\sqrt{1 - \beta_2^t}}{\sqrt{v} + \epsilon} & \rho_t > 5 \\
                 1 & \text{else}
-            \end{cases}, \qquad
+            \end{cases}
+
+    .. math::
         r_t = \sqrt{\frac{(\rho_t - 4)(\rho_t - 2) \rho_\infty}
                          {(\rho_\infty - 4)(\rho_\infty - 2) \rho_t}}
 
@@ -1161,7 +1163,7 @@ class NAdam(Optimizer):
     r"""Adam with Nesterov momentum, whose strength grows with the steps.
 
     .. math::
-        \mu_t = \beta_1 \left(1 - \tfrac12\, 0.96^{t \psi}\right), \qquad
+        \mu_t = \beta_1 \left(1 - \tfrac{1}{2}\, 0.96^{t \psi}\right), \qquad
         P_t = \prod_{i \le t} \mu_i, \qquad
         p \leftarrow p - \eta\, \frac{
             \mu_{t+1} m / (1 - P_t \mu_{t+1}) + (1 - \mu_t) g / (1 - P_t)

@@ -25,7 +25,7 @@ class ParamAttr:
         regularizer: `L1Decay`, `L2Decay`, a `WeightDecayRegularizer` of your own or a number (L2):
             wins over the optimizer's ``weight_decay``; None takes the optimizer's.
         need_clip: False leaves the gradient out of ``grad_clip`` and out of its norm.
-        trainable: False leaves the parameter as it is, whatever gradient it holds.
+        trainable: False leaves the parameter as it is, even if it has a gradient.
 
     Raises:
         TypeError, ValueError: a value is not of the kind above.

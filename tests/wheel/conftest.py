@@ -121,10 +121,8 @@ def furnished(new_environment: Callable[[], Environment], wheel: Path) -> Enviro
 
 
 @pytest.fixture(scope="session")
-def workshop(new_environment: Callable[[], Environment]) -> Environment:
+def workshop(new_environment: Callable[[], Environment], wheel: Path) -> Environment:
     """With what users of the compiled door build with."""
     environment = new_environment()
-    environment.install(
-        *("cffi", "cython", "numba", "pybind11", "pytest", "scikit-learn", "setuptools>=77")
-    )
+    environment.install(f"{wheel}[compiled]", "pytest")
     return environment

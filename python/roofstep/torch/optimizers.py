@@ -319,7 +319,7 @@ class NAdam(_Adaptive):
     r"""Adam with Nesterov's momentum.
 
     .. math::
-        \mu_t = \beta_1 \left(1 - \tfrac12\, 0.96^{t \psi}\right), \qquad
+        \mu_t = \beta_1 \left(1 - \tfrac{1}{2}\, 0.96^{t \psi}\right), \qquad
         P_t = \prod_{i \le t} \mu_i, \qquad
         p \leftarrow p - \eta\, \frac{
             \mu_{t+1} m / (1 - P_{t+1}) + (1 - \mu_t) g / (1 - P_t)
