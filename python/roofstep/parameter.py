@@ -163,7 +163,7 @@ class Parameter:
         Parameter.revision += 1
 
     @staticmethod
-    def watch(walked: list[Any]) -> Callable[[], Any] | None:
+    def watch(walked: list[object]) -> Callable[[], Any] | None:
         """Where settings may change without `revision`: what gives those of all these, `walked`."""
         return None
 
@@ -194,7 +194,7 @@ class Parameter:
         """The gradient, as one that is there still when the parameter has dropped it."""
         return self.grad
 
-    def has_other_grad(self, old: Any) -> bool:
+    def has_other_grad(self, old: object) -> bool:
         """Whether the gradient is no longer this one."""
         return self.grad is not old
 

@@ -84,7 +84,7 @@ class PaddleParameter(TensorParameter):
         return paddle.from_dlpack(array)
 
     @staticmethod
-    def watch(walked: list[Any]) -> Callable[[], Any]:
+    def watch(walked: list[object]) -> Callable[[], Any]:
         """A function that gives the settings of these tensors, in loops of C."""
         names = ("stop_gradient", "need_clip", "regularizer")
         settings = attrgetter(*names)
