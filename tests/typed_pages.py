@@ -32,14 +32,15 @@ def main() -> int:
                 before = text[: block.start(1)].count("\n")
                 file = Path(directory, f"{page.stem.replace('-', '_')}_{before}.py")
                 file.write_text("\n" * before + block[1])
-                of[str(file)] = page
+                of[file.name] = page
         flags = ["--config-file=", "--check-untyped-defs", "--scripts-are-modules"]
-        output, trouble, status = api.run([*flags, *of])
+        files = [str(Path(directory, name)) for name in of]
+        output, trouble, status = api.run([*flags, *files])
     if status not in (0, 1):
         sys.exit(output + trouble)
     left, wrong = set(KNOWN), []
     for file, line, message in re.findall(r"^(.*?):(\d+): error: (.*)$", output, re.MULTILINE):
-        page = of[file]
+        page = of[Path(file).name]  # in its cache mypy may know another directory
         known = {
             (name, said) for name, said in KNOWN if name == page.name and message.startswith(said)
         }
