@@ -32,7 +32,10 @@ class Clip(Protocol):
 
 
 class Regularizer(Protocol):
-    """Paddle's L1Decay or L2Decay, known by what neither a function nor a module has."""
+    """Paddle's L1Decay or L2Decay, or one derived from these.
+
+    They are known by what neither a function nor a module has.
+    """
 
     _coeff: float
 
