@@ -176,9 +176,9 @@ def test_settings_of_numpy() -> None:
     lr.LambdaDecay(tenth, lambda epoch: np.float32(0.5)).step(three)
     roofstep.Rprop(tenth, parameters=[w]).average_weights(tenth)
     with pytest.raises(TypeError):
-        roofstep.ASGD(tenth, batch_num=tenth)  # type: ignore[arg-type]
+        roofstep.ASGD(tenth, batch_num=0.5)  # type: ignore[arg-type]
     with pytest.raises(TypeError):
-        roofstep.Rprop(tenth, etas=one)  # type: ignore[arg-type]
+        roofstep.Rprop(tenth, etas=0.5)  # type: ignore[arg-type]
     with pytest.raises(TypeError):
         roofstep.Adam(use_multi_tensor=np.bool_(True))  # type: ignore[arg-type]
 
