@@ -371,12 +371,12 @@ def test_an_optimizer_without_parameters(path: Path) -> None:
 def test_paths_of_every_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     optimizer = rs.SGD(0.5, parameters())
-    for path in ("here", Path("here"), b"here", tmp_path / "ä", "." + "x" * 200):
+    for path in ("here", Path("here"), tmp_path / "ä", "." + "x" * 200):
         optimizer.save(path)
         again = rs.SGD(0.25, parameters())
         again.load(path)
         assert again.get_lr() == 0.5
-    for wrong in (3, None, ["here"]):
+    for wrong in (3, None, ["here"], b"here"):
         for call in (optimizer.save, optimizer.load):
             with pytest.raises(TypeError, match=r"path: expected a str or an os\.PathLike, got"):
                 call(wrong)

@@ -1,7 +1,7 @@
 """A program with full types, as a user writes it: mypy --strict holds the public API to them.
 
 Each `type: ignore` is an error that mypy must find; one that it does not find is an error itself.
-What mypy refuses is refused at run time, too.
+What such a line does is refused at run time, too.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pytest
 
 import roofstep
 from roofstep import lr
+from roofstep.types import Group
 
 if TYPE_CHECKING:
     from typing_extensions import assert_type
@@ -41,6 +42,22 @@ def test_a_parameter() -> None:
     assert_type(b.learning_rate, float)
     assert_type(b.trainable, bool)
     assert_type(b.regularizer, roofstep.WeightDecayRegularizer | None)
+    for rate in (0, 0.5, np.float32(0.5), np.int64(1)):
+        w.learning_rate = rate
+        roofstep.ParamAttr(learning_rate=rate)
+    assert_type(w.learning_rate, float)
+    for decay in (None, 0.1, np.float32(0.1), roofstep.L1Decay(0.1)):
+        w.regularizer = decay
+    assert_type(w.regularizer, roofstep.WeightDecayRegularizer | None)
+    w.need_clip = w.trainable = False
+    with pytest.raises(TypeError):
+        w.learning_rate = "0.5"  # type: ignore[assignment]
+    with pytest.raises(TypeError):
+        w.regularizer = "0.1"  # type: ignore[assignment]
+    with pytest.raises(TypeError):
+        w.trainable = 0  # type: ignore[assignment]
+    with pytest.raises(AttributeError):
+        w.name = "v"  # type: ignore[misc]
     w.grad = roofstep.SelectedRows(np.array([0, 2]), np.ones((2, 2), "float32"))
     assert_type(w.grad.to_dense(3), Array)
     assert_type(w.grad.rows, Array)
@@ -102,6 +119,8 @@ def test_what_is_stepped() -> None:
     roofstep.Adam(0.1, parameters=(p for p in (w, b)))
     optimizer = roofstep.Adam(parameters=roofstep.layerwise_lr_decay([w, [b]], decay=0.5))
     optimizer.add_param_group({"params": [array], "beta1": 0.8})
+    groups: list[Group] = [{"params": [w]}, {"params": [b], "weight_decay": None}]
+    roofstep.AdamW(1e-3, parameters=groups)
     assert_type(roofstep.layerwise_lr_decay([w, {"params": b}], 0.5), list[dict[str, Any]])
     with pytest.raises(TypeError):
         roofstep.Adam(0.1, parameters=w)  # type: ignore[arg-type]
@@ -136,6 +155,46 @@ def test_decays_and_clips() -> None:
         )
     with pytest.raises(TypeError):
         roofstep.AdamW(weight_decay=roofstep.L2Decay(0.1))  # type: ignore[arg-type]
+
+    def shrink(param: roofstep.Parameter, grad: Array | None, block: object) -> Array:
+        return param.data
+
+    with pytest.raises(TypeError):
+        roofstep.Momentum(0.1, parameters=[w], weight_decay=shrink)  # type: ignore[arg-type]
+
+
+def test_settings_of_numpy() -> None:
+    w, _ = parameters()
+    one, tenth, three = np.float32(1), np.float64(0.1), np.int64(3)
+    roofstep.Adam(tenth, tenth, tenth, tenth, parameters=[w], weight_decay=tenth)
+    roofstep.ASGD(tenth, batch_num=three, parameters=[w])
+    roofstep.Rprop(tenth, learning_rate_range=[1e-3, one], etas=np.array([0.5, 1.2]))
+    roofstep.LBFGS(one, max_iter=three, max_eval=three, history_size=three, parameters=[w])
+    roofstep.ClipGradByGlobalNorm(one)
+    roofstep.ClipGradByNorm(one)
+    roofstep.ClipGradByValue(one, min=-one)
+    roofstep.L1Decay(tenth)
+    assert_type(lr.preview(lr.StepDecay(tenth, step_size=three, gamma=tenth), three), list[float])
+    lr.MultiStepDecay(tenth, [three], last_epoch=three)
+    lr.LambdaDecay(tenth, lambda epoch: np.float32(0.5)).step(three)
+    roofstep.Rprop(tenth, parameters=[w]).average_weights(tenth)
+    with pytest.raises(TypeError):
+        roofstep.ASGD(tenth, batch_num=0.5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        roofstep.Rprop(tenth, etas=0.5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        roofstep.Adam(use_multi_tensor=np.bool_(True))  # type: ignore[arg-type]
+
+
+def test_files(tmp_path: Path) -> None:
+    w, _ = parameters()
+    optimizer = roofstep.SGD(0.1, parameters=[w])
+    optimizer.save(tmp_path / "a.safetensors")
+    optimizer.load(str(tmp_path / "a.safetensors"))
+    with pytest.raises(TypeError):
+        optimizer.save(b"a.safetensors")  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        optimizer.load(b"a.safetensors")  # type: ignore[arg-type]
 
 
 def test_gradients_that_are_given() -> None:
@@ -272,7 +331,7 @@ def test_the_process_and_the_compiled_door() -> None:
 
     assert_type(roofstep.__version__, str)
     assert_type(roofstep.get_num_threads(), int)
-    roofstep.set_num_threads(1)
+    roofstep.set_num_threads(np.int64(1))
     roofstep.set_num_threads(None)
     assert_type(roofstep.get_include(), str)
     assert Path(roofstep.get_include(), "roofstep", "roofstep.h").exists()

@@ -19,7 +19,10 @@ Check = Callable[[str, Any], Any]
 def shown(value: object) -> str:
     """A value and its type, for a message."""
     text = repr(value)  # of lists of parameters it may be very long
-    return f"{text if len(text) <= 200 else text[:200] + '...'} of type {type(value).__name__}"
+    kind = type(value).__name__
+    if isinstance(value, np.generic):
+        kind = f"numpy.{kind}"  # whose bool is not Python's
+    return f"{text if len(text) <= 200 else text[:200] + '...'} of type {kind}"
 
 
 def real(name: str, value: object, interval: str = "(-inf, inf)") -> float:
@@ -102,12 +105,13 @@ def text(name: str, value: object) -> str:
 
 def path(name: str, value: Any) -> str:
     """The name of a file."""
-    try:
-        return os.fsdecode(value)
-    except TypeError:
+    found = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+    if not isinstance(found, str):
         raise TypeError(
-            f"{name}: expected a str or an os.PathLike, got {shown(value)}; pass the name of a file"
-        ) from None
+            f"{name}: expected a str or an os.PathLike, got {shown(value)}; pass the name "
+            f"of a file, os.fsdecode() makes it of bytes"
+        )
+    return found
 
 
 def choice(name: str, value: object, *choices: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from roofstep import _core, checks, libraries, threads
 from roofstep.gradients import as_pairs
 from roofstep.parameter import Gradient, Pair, Parameter
-from roofstep.types import Array
+from roofstep.types import Array, Number
 
 
 class ClipGradBase(ABC):
@@ -156,7 +156,7 @@ class ClipGradByValue(FusedClip):
         ClipGradByValue(max=1.0, min=-1.0)
     """
 
-    def __init__(self, max: float, min: float | None = None) -> None:
+    def __init__(self, max: Number, min: Number | None = None) -> None:
         high = checks.real("max", max, "(0, inf)" if min is None else "(-inf, inf)")
         low = checks.real("min", min) if min is not None else -high
         if low > high:
@@ -206,7 +206,7 @@ class ClipGradByNorm(FusedClip):
         array([1.5, 2. ])
     """
 
-    def __init__(self, clip_norm: float) -> None:
+    def __init__(self, clip_norm: Number) -> None:
         self._clip_norm = checks.real("clip_norm", clip_norm, "(0, inf]")
 
     @property
@@ -251,7 +251,7 @@ class ClipGradByGlobalNorm(FusedClip):
     """
 
     def __init__(
-        self, clip_norm: float, group_name: str = "default_group", auto_skip_clip: bool = False
+        self, clip_norm: Number, group_name: str = "default_group", auto_skip_clip: bool = False
     ) -> None:
         self._clip_norm = checks.real("clip_norm", clip_norm, "(0, inf]")
         self.group_name = checks.text("group_name", group_name)

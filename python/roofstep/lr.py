@@ -31,7 +31,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
 from roofstep import checks
-from roofstep.types import Number
+from roofstep.types import Integer, Number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,7 +66,7 @@ __all__ = [
 RATE = "[0, inf)"
 
 
-def _increasing(name: str, values: Iterable[float]) -> tuple[float, ...]:
+def _increasing(name: str, values: Iterable[Number]) -> tuple[Number, ...]:
     epochs = checks.sequence(name, values)
     for i, epoch in enumerate(epochs):
         checks.real(f"{name}[{i}]", epoch, "[0, inf)")
@@ -132,14 +132,14 @@ class LRScheduler:
     keys: list[str]
 
     def __init__(
-        self, learning_rate: Number = 0.1, last_epoch: int = -1, verbose: bool = False
+        self, learning_rate: Number = 0.1, last_epoch: Integer = -1, verbose: bool = False
     ) -> None:
         self.base_lr = self.last_lr = checks.real("learning_rate", learning_rate, RATE)
         self.last_epoch = checks.whole("last_epoch", last_epoch, -1)
         self.verbose = checks.flag("verbose", verbose)
         self.step()
 
-    def get_lr(self) -> float:
+    def get_lr(self) -> Number:
         """Compute the rate of epoch ``self.last_epoch``; each schedule has its own formula."""
         raise NotImplementedError(f"{type(self).__name__}: define get_lr(self) -> float")
 
@@ -147,7 +147,7 @@ class LRScheduler:
         """Give the rate of the current epoch."""
         return self.last_lr
 
-    def step(self, epoch: int | None = None) -> None:
+    def step(self, epoch: Integer | None = None) -> None:
         """Go to the next epoch, or straight to ``epoch``; one that is refused changes nothing."""
         before = self.last_epoch
         self.last_epoch = before + 1 if epoch is None else checks.whole("epoch", epoch, 0)
@@ -233,7 +233,7 @@ class LRScheduler:
             return checks.real(name, value, RATE)
         return copy.deepcopy(value)
 
-    def plot(self, steps: int) -> Axes:
+    def plot(self, steps: Integer) -> Axes:
         """Draw :func:`preview` into pyplot's current axes and return them.
 
         Raises:
@@ -257,7 +257,7 @@ class LRScheduler:
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
-def preview(scheduler: LRScheduler, steps: int) -> list[float]:
+def preview(scheduler: LRScheduler, steps: Integer) -> list[float]:
     """List the rates of ``steps`` epochs from the current one on, without moving ``scheduler``.
 
     Args:
@@ -336,7 +336,7 @@ class ExponentialDecay(LRScheduler):
     """
 
     def __init__(
-        self, learning_rate: Number, gamma: float, last_epoch: int = -1, verbose: bool = False
+        self, learning_rate: Number, gamma: Number, last_epoch: Integer = -1, verbose: bool = False
     ) -> None:
         self.gamma = checks.real("gamma", gamma, "(0, 1)")
         super().__init__(learning_rate, last_epoch, verbose)
@@ -363,7 +363,7 @@ class NaturalExpDecay(LRScheduler):
     """
 
     def __init__(
-        self, learning_rate: Number, gamma: float, last_epoch: int = -1, verbose: bool = False
+        self, learning_rate: Number, gamma: Number, last_epoch: Integer = -1, verbose: bool = False
     ) -> None:
         self.gamma = checks.real("gamma", gamma, "(0, inf)")
         super().__init__(learning_rate, last_epoch, verbose)
@@ -390,7 +390,7 @@ class InverseTimeDecay(LRScheduler):
     """
 
     def __init__(
-        self, learning_rate: Number, gamma: float, last_epoch: int = -1, verbose: bool = False
+        self, learning_rate: Number, gamma: Number, last_epoch: Integer = -1, verbose: bool = False
     ) -> None:
         self.gamma = checks.real("gamma", gamma, "[0, inf)")
         super().__init__(learning_rate, last_epoch, verbose)
@@ -421,14 +421,14 @@ class LambdaDecay(LRScheduler):
     def __init__(
         self,
         learning_rate: Number,
-        lr_lambda: Callable[[int], float],
-        last_epoch: int = -1,
+        lr_lambda: Callable[[int], Number],
+        last_epoch: Integer = -1,
         verbose: bool = False,
     ) -> None:
         self.lr_lambda = checks.function("lr_lambda", lr_lambda, "lambda epoch: 0.9**epoch")
         super().__init__(learning_rate, last_epoch, verbose)
 
-    def get_lr(self) -> float:
+    def get_lr(self) -> Number:
         return self.base_lr * self.lr_lambda(self.last_epoch)
 
 
@@ -455,14 +455,14 @@ class MultiplicativeDecay(LRScheduler):
     def __init__(
         self,
         learning_rate: Number,
-        lr_lambda: Callable[[int], float],
-        last_epoch: int = -1,
+        lr_lambda: Callable[[int], Number],
+        last_epoch: Integer = -1,
         verbose: bool = False,
     ) -> None:
         self.lr_lambda = checks.function("lr_lambda", lr_lambda, "lambda epoch: 0.9**epoch")
         super().__init__(learning_rate, last_epoch, verbose)
 
-    def get_lr(self) -> float:
+    def get_lr(self) -> Number:
         return math.prod(map(self.lr_lambda, range(1, self.last_epoch + 1)), start=self.base_lr)
 
 
@@ -487,9 +487,9 @@ class StepDecay(LRScheduler):
     def __init__(
         self,
         learning_rate: Number,
-        step_size: int,
-        gamma: float = 0.1,
-        last_epoch: int = -1,
+        step_size: Integer,
+        gamma: Number = 0.1,
+        last_epoch: Integer = -1,
         verbose: bool = False,
     ) -> None:
         self.step_size = checks.whole("step_size", step_size, 1)
@@ -522,9 +522,9 @@ class MultiStepDecay(LRScheduler):
     def __init__(
         self,
         learning_rate: Number,
-        milestones: Iterable[float],
-        gamma: float = 0.1,
-        last_epoch: int = -1,
+        milestones: Iterable[Number],
+        gamma: Number = 0.1,
+        last_epoch: Integer = -1,
         verbose: bool = False,
     ) -> None:
         self.milestones = _increasing("milestones", milestones)
@@ -557,9 +557,9 @@ class PiecewiseDecay(LRScheduler):
 
     def __init__(
         self,
-        boundaries: Iterable[float],
-        values: Iterable[float],
-        last_epoch: int = -1,
+        boundaries: Iterable[Number],
+        values: Iterable[Number],
+        last_epoch: Integer = -1,
         verbose: bool = False,
     ) -> None:
         self.boundaries = _increasing("boundaries", boundaries)
@@ -575,7 +575,7 @@ class PiecewiseDecay(LRScheduler):
         super().__init__(self.values[0], last_epoch, verbose)
 
     def get_lr(self) -> float:
-        return self.values[sum(boundary <= self.last_epoch for boundary in self.boundaries)]
+        return self.values[sum(bool(boundary <= self.last_epoch) for boundary in self.boundaries)]
 
 
 class LinearLR(LRScheduler):
@@ -602,10 +602,10 @@ class LinearLR(LRScheduler):
     def __init__(
         self,
         learning_rate: Number,
-        total_steps: int,
-        start_factor: float = 1.0 / 3,
-        end_factor: float = 1.0,
-        last_epoch: int = -1,
+        total_steps: Integer,
+        start_factor: Number = 1.0 / 3,
+        end_factor: Number = 1.0,
+        last_epoch: Integer = -1,
         verbose: bool = False,
     ) -> None:
         self.total_steps = checks.whole("total_steps", total_steps, 1)
@@ -644,11 +644,11 @@ class PolynomialDecay(LRScheduler):
     def __init__(
         self,
         learning_rate: Number,
-        decay_steps: int,
-        end_lr: float = 0.0001,
-        power: float = 1.0,
+        decay_steps: Integer,
+        end_lr: Number = 0.0001,
+        power: Number = 1.0,
         cycle: bool = False,
-        last_epoch: int = -1,
+        last_epoch: Integer = -1,
         verbose: bool = False,
     ) -> None:
         self.decay_steps = checks.whole("decay_steps", decay_steps, 1)
@@ -688,9 +688,9 @@ class CosineAnnealingDecay(LRScheduler):
     def __init__(
         self,
         learning_rate: Number,
-        T_max: int,
-        eta_min: float = 0,
-        last_epoch: int = -1,
+        T_max: Integer,
+        eta_min: Number = 0,
+        last_epoch: Integer = -1,
         verbose: bool = False,
     ) -> None:
         self.T_max = checks.whole("T_max", T_max, 1)
@@ -725,7 +725,11 @@ class InverseSqrt(LRScheduler):
     """
 
     def __init__(
-        self, learning_rate: Number, warmup_steps: int, last_epoch: int = -1, verbose: bool = False
+        self,
+        learning_rate: Number,
+        warmup_steps: Integer,
+        last_epoch: Integer = -1,
+        verbose: bool = False,
     ) -> None:
         self.warmup_steps = checks.whole("warmup_steps", warmup_steps, 1)
         super().__init__(learning_rate, last_epoch, verbose)
@@ -760,10 +764,10 @@ class NoamDecay(InverseSqrt):
 
     def __init__(
         self,
-        d_model: int,
-        warmup_steps: int,
+        d_model: Integer,
+        warmup_steps: Integer,
         learning_rate: Number = 1.0,
-        last_epoch: int = -1,
+        last_epoch: Integer = -1,
         verbose: bool = False,
     ) -> None:
         self.d_model = checks.whole("d_model", d_model, 1)
@@ -804,12 +808,12 @@ class WarmupStableDecay(LRScheduler):
     def __init__(
         self,
         learning_rate: Number,
-        warmup_steps: int,
-        stable_steps: int,
-        decay_steps: int,
-        end_lr: float = 0.0,
-        power: float = 1.0,
-        last_epoch: int = -1,
+        warmup_steps: Integer,
+        stable_steps: Integer,
+        decay_steps: Integer,
+        end_lr: Number = 0.0,
+        power: Number = 1.0,
+        last_epoch: Integer = -1,
         verbose: bool = False,
     ) -> None:
         self.warmup_steps = checks.whole("warmup_steps", warmup_steps, 0)
@@ -854,10 +858,10 @@ class CosineAnnealingWarmRestarts(LRScheduler):
     def __init__(
         self,
         learning_rate: Number,
-        T_0: int,
-        T_mult: int = 1,
-        eta_min: float = 0,
-        last_epoch: int = -1,
+        T_0: Integer,
+        T_mult: Integer = 1,
+        eta_min: Number = 0,
+        last_epoch: Integer = -1,
         verbose: bool = False,
     ) -> None:
         self.T_0 = checks.whole("T_0", T_0, 1)
@@ -865,7 +869,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         self.eta_min = checks.real("eta_min", eta_min, RATE)
         super().__init__(learning_rate, last_epoch, verbose)
 
-    def step(self, epoch: float | None = None) -> None:
+    def step(self, epoch: Number | None = None) -> None:
         """As in the base, but ``epoch`` may be a fraction, as in ``step(epoch + batch / batches)``.
 
         ``last_epoch`` is then its whole part, and the next `step()` goes to the next whole epoch.
@@ -921,13 +925,13 @@ class CyclicLR(LRScheduler):
         self,
         base_learning_rate: Number,
         max_learning_rate: Number,
-        step_size_up: int,
-        step_size_down: int | None = None,
+        step_size_up: Integer,
+        step_size_down: Integer | None = None,
         mode: str = "triangular",
-        exp_gamma: float = 1.0,
-        scale_fn: Callable[[int], float] | None = None,
+        exp_gamma: Number = 1.0,
+        scale_fn: Callable[[int], Number] | None = None,
         scale_mode: str = "cycle",
-        last_epoch: int = -1,
+        last_epoch: Integer = -1,
         verbose: bool = False,
     ) -> None:
         self.base_learning_rate = checks.real("base_learning_rate", base_learning_rate, RATE)
@@ -944,14 +948,14 @@ class CyclicLR(LRScheduler):
         self.scale_mode = checks.choice("scale_mode", scale_mode, "cycle", "iterations")
         super().__init__(self.base_learning_rate, last_epoch, verbose)
 
-    def get_lr(self) -> float:
+    def get_lr(self) -> Number:
         size = self.step_size_up + self.step_size_down
         cycle, passed = divmod(self.last_epoch, size)
         height = min(passed / self.step_size_up, (size - passed) / self.step_size_down)
         climbed = (self.max_learning_rate - self.base_lr) * height
         return self.base_lr + climbed * self._scale(cycle + 1)
 
-    def _scale(self, cycle: int) -> float:
+    def _scale(self, cycle: int) -> Number:
         if self.scale_fn is not None:
             return self.scale_fn(cycle if self.scale_mode == "cycle" else self.last_epoch)
         if self.mode == "triangular2":
@@ -996,13 +1000,13 @@ class OneCycleLR(LRScheduler):
     def __init__(
         self,
         max_learning_rate: Number,
-        total_steps: int,
-        divide_factor: float = 25.0,
+        total_steps: Integer,
+        divide_factor: Number = 25.0,
         end_learning_rate: Number = 0.0001,
-        phase_pct: float = 0.3,
+        phase_pct: Number = 0.3,
         anneal_strategy: str = "cos",
         three_phase: bool = False,
-        last_epoch: int = -1,
+        last_epoch: Integer = -1,
         verbose: bool = False,
     ) -> None:
         self.max_learning_rate = checks.real("max_learning_rate", max_learning_rate, RATE)
@@ -1077,13 +1081,13 @@ class ReduceOnPlateau(LRScheduler):
         self,
         learning_rate: Number,
         mode: str = "min",
-        factor: float = 0.1,
-        patience: int = 10,
-        threshold: float = 1e-4,
+        factor: Number = 0.1,
+        patience: Integer = 10,
+        threshold: Number = 1e-4,
         threshold_mode: str = "rel",
-        cooldown: int = 0,
-        min_lr: float = 0,
-        epsilon: float = 1e-8,
+        cooldown: Integer = 0,
+        min_lr: Number = 0,
+        epsilon: Number = 1e-8,
         verbose: bool = False,
     ) -> None:
         self.mode = checks.choice("mode", mode, "min", "max")
@@ -1108,7 +1112,7 @@ class ReduceOnPlateau(LRScheduler):
         return self.last_lr
 
     def step(  # type: ignore[override]  # Paddle's order: the metric comes first
-        self, metrics: SupportsFloat, epoch: int | None = None
+        self, metrics: SupportsFloat, epoch: Integer | None = None
     ) -> None:
         """Go to the next epoch, or to ``epoch``, with the metric of the epoch that has ended.
 
@@ -1170,7 +1174,7 @@ class _Composite(LRScheduler):
         """Give the schedule of ``epoch``, None if it is our own, and the epoch it starts at."""
         raise NotImplementedError
 
-    def step(self, epoch: int | None = None, metrics: SupportsFloat | None = None) -> None:
+    def step(self, epoch: Integer | None = None, metrics: SupportsFloat | None = None) -> None:
         """Go to the next epoch, or straight to ``epoch``.
 
         Args:
@@ -1226,10 +1230,10 @@ class LinearWarmup(_Composite):
     def __init__(
         self,
         learning_rate: Number | LRScheduler,
-        warmup_steps: int,
-        start_lr: float,
-        end_lr: float,
-        last_epoch: int = -1,
+        warmup_steps: Integer,
+        start_lr: Number,
+        end_lr: Number,
+        last_epoch: Integer = -1,
         verbose: bool = False,
     ) -> None:
         self.learning_rate = learning_rate
@@ -1282,8 +1286,8 @@ class SequentialLR(_Composite):
     def __init__(
         self,
         schedules: Iterable[LRScheduler],
-        milestones: Iterable[int],
-        last_epoch: int = -1,
+        milestones: Iterable[Integer],
+        last_epoch: Integer = -1,
         verbose: bool = False,
     ) -> None:
         self.schedules = checks.sequence("schedules", schedules)

@@ -14,8 +14,8 @@ from roofstep.clip import as_clip
 from roofstep.gradients import Directory, Gradients, as_pairs, as_row, differentiate
 from roofstep.libraries import static_graphs
 from roofstep.parameter import Gradient, Pair, Parameter, Parameters, Steppable, Which
-from roofstep.regularizer import FusedDecay, as_regularizer, decay_of
-from roofstep.types import Array, Clip, Decay, Group, Number, Rate, Schedule
+from roofstep.regularizer import Decay, FusedDecay, as_regularizer, decay_of
+from roofstep.types import Array, Clip, Group, Number, Rate, Schedule
 
 States = dict[str, dict[str, Array]]  # by the names of the parameter and of the state
 
@@ -45,8 +45,9 @@ class Optimizer:
             stepped where it lies, by its own ``grad``; or of groups, dicts with ``params`` and,
             where they differ from the optimizer's, ``learning_rate`` (a factor), ``weight_decay``,
             ``grad_clip``, ``average_decay`` (see `average_weights`) and the rule's own settings. In
-            a group an absent key means the optimizer's value, None means none. None leaves the
-            parameters to `minimize` or `apply_gradients`.
+            a group an absent key means the optimizer's value, None means none. A typed program that
+            keeps groups in a variable declares it, ``groups: list[roofstep.types.Group]``. None
+            leaves the parameters to `minimize` or `apply_gradients`.
         weight_decay: a number (L2), `L1Decay`, `L2Decay`, a `WeightDecayRegularizer` of your own,
             or None. It is added to the gradient after clipping; a parameter's own regularizer wins
             over it.
@@ -394,7 +395,7 @@ class Optimizer:
 
     # Averaged weights.
 
-    def average_weights(self, decay: float | None = 0.999) -> None:
+    def average_weights(self, decay: Number | None = 0.999) -> None:
         r"""Average the weights from now on: a running mean, in the pass that updates them.
 
         .. math:: a \leftarrow a + (1 - d)(p - a)

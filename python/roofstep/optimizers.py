@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Context, Decimal
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from roofstep import checks
 from roofstep.optimizer import Optimizer
 from roofstep.parameter import Parameter, Parameters
-from roofstep.regularizer import WeightDecayRegularizer
-from roofstep.types import Clip, Decay, Number, Rate
+from roofstep.regularizer import Decay, WeightDecayRegularizer
+from roofstep.types import Clip, Integer, Number, Rate, Schedule
 
 
 def _not_yet(**options: bool) -> None:
@@ -67,9 +67,9 @@ class _Adaptive(Optimizer):
     def __init__(
         self,
         learning_rate: Rate = 0.001,
-        beta1: float = 0.9,
-        beta2: float = 0.999,
-        epsilon: float = 1e-8,
+        beta1: Number = 0.9,
+        beta2: Number = 0.999,
+        epsilon: Number = 1e-8,
         parameters: Parameters | None = None,
         weight_decay: Decay = None,
         grad_clip: Clip | None = None,
@@ -195,13 +195,13 @@ class Momentum(Optimizer):
     def __init__(
         self,
         learning_rate: Rate = 0.001,
-        momentum: float = 0.9,
+        momentum: Number = 0.9,
         parameters: Parameters | None = None,
         use_nesterov: bool = False,
         weight_decay: Decay = None,
         grad_clip: Clip | None = None,
         multi_precision: bool = False,
-        rescale_grad: float = 1.0,
+        rescale_grad: Number = 1.0,
         use_multi_tensor: bool = False,
         name: str | None = None,
         *,
@@ -277,9 +277,9 @@ class LARS(Optimizer):
     def __init__(
         self,
         learning_rate: Rate = 0.001,
-        momentum: float = 0.9,
-        lars_coeff: float = 0.001,
-        epsilon: float = 0.0,
+        momentum: Number = 0.9,
+        lars_coeff: Number = 0.001,
+        epsilon: Number = 0.0,
         parameters: Parameters | None = None,
         weight_decay: Decay = 0.0005,
         grad_clip: Clip | None = None,
@@ -349,7 +349,7 @@ class ASGD(Optimizer):
     def __init__(
         self,
         learning_rate: Rate = 0.001,
-        batch_num: int = 1,
+        batch_num: Integer = 1,
         parameters: Parameters | None = None,
         weight_decay: Decay = None,
         grad_clip: Clip | None = None,
@@ -425,9 +425,9 @@ class Rprop(Optimizer):
     def __init__(
         self,
         learning_rate: Number = 0.001,
-        learning_rate_range: tuple[float, float] = (1e-5, 50),
+        learning_rate_range: Iterable[Number] = (1e-5, 50),
         parameters: Parameters | None = None,
-        etas: tuple[float, float] = (0.5, 1.2),
+        etas: Iterable[Number] = (0.5, 1.2),
         grad_clip: Clip | None = None,
         multi_precision: bool = False,
         name: str | None = None,
@@ -464,7 +464,7 @@ class Rprop(Optimizer):
             return 0.0
         return self.get_lr() * float(group["learning_rate"]) * self._multiplier(name, parameter)
 
-    def set_lr(self, value: Number) -> None:
+    def set_lr(self, value: Number) -> NoReturn:
         """Refused: the learning rate is only what the step sizes begin with.
 
         Raises:
@@ -475,7 +475,7 @@ class Rprop(Optimizer):
             "the learning rate to the constructor"
         )
 
-    def set_lr_scheduler(self, scheduler: Callable[[], float]) -> None:
+    def set_lr_scheduler(self, scheduler: Schedule) -> NoReturn:
         """Refused: see `set_lr`.
 
         Raises:
@@ -524,8 +524,8 @@ class Lion(_DecoupledDecay):
     def __init__(
         self,
         learning_rate: Rate = 1e-4,
-        beta1: float = 0.9,
-        beta2: float = 0.99,
+        beta1: Number = 0.9,
+        beta2: Number = 0.99,
         parameters: Parameters | None = None,
         weight_decay: Number | None = None,
         grad_clip: Clip | None = None,
@@ -588,12 +588,12 @@ class Adagrad(Optimizer):
     def __init__(
         self,
         learning_rate: Rate,
-        epsilon: float = 1e-6,
+        epsilon: Number = 1e-6,
         parameters: Parameters | None = None,
         weight_decay: Decay = None,
         grad_clip: Clip | None = None,
         name: str | None = None,
-        initial_accumulator_value: float = 0.0,
+        initial_accumulator_value: Number = 0.0,
         *,
         skip_nonfinite: bool = False,
     ) -> None:
@@ -659,8 +659,8 @@ class Adadelta(Optimizer):
     def __init__(
         self,
         learning_rate: Rate = 0.001,
-        epsilon: float = 1e-6,
-        rho: float = 0.95,
+        epsilon: Number = 1e-6,
+        rho: Number = 0.95,
         parameters: Parameters | None = None,
         weight_decay: Decay = None,
         grad_clip: Clip | None = None,
@@ -731,9 +731,9 @@ class RMSProp(Optimizer):
     def __init__(
         self,
         learning_rate: Rate,
-        rho: float = 0.95,
-        epsilon: float = 1e-6,
-        momentum: float = 0.0,
+        rho: Number = 0.95,
+        epsilon: Number = 1e-6,
+        momentum: Number = 0.0,
         centered: bool = False,
         parameters: Parameters | None = None,
         weight_decay: Decay = None,
@@ -833,9 +833,9 @@ class Adam(Optimizer):
     def __init__(
         self,
         learning_rate: Rate = 0.001,
-        beta1: float = 0.9,
-        beta2: float = 0.999,
-        epsilon: float = 1e-8,
+        beta1: Number = 0.9,
+        beta2: Number = 0.999,
+        epsilon: Number = 1e-8,
         parameters: Parameters | None = None,
         weight_decay: Decay = None,
         grad_clip: Clip | None = None,
@@ -919,13 +919,13 @@ class AdamW(_DecoupledDecay, Adam):
     def __init__(
         self,
         learning_rate: Rate = 0.001,
-        beta1: float = 0.9,
-        beta2: float = 0.999,
-        epsilon: float = 1e-8,
+        beta1: Number = 0.9,
+        beta2: Number = 0.999,
+        epsilon: Number = 1e-8,
         parameters: Parameters | None = None,
         weight_decay: Number | None = 0.01,
         use_lowprecision_moment: bool = False,
-        lr_ratio: Callable[[Parameter], float] | None = None,
+        lr_ratio: Callable[[Parameter], Number] | None = None,
         apply_decay_param_fun: Callable[[str], bool] | None = None,
         grad_clip: Clip | None = None,
         lazy_mode: bool = False,
@@ -1027,10 +1027,10 @@ class Lamb(_Adaptive):
     def __init__(
         self,
         learning_rate: Rate = 0.001,
-        lamb_weight_decay: float = 0.01,
-        beta1: float = 0.9,
-        beta2: float = 0.999,
-        epsilon: float = 1e-6,
+        lamb_weight_decay: Number = 0.01,
+        beta1: Number = 0.9,
+        beta2: Number = 0.999,
+        epsilon: Number = 1e-6,
         parameters: Parameters | None = None,
         grad_clip: Clip | None = None,
         exclude_from_weight_decay_fn: Callable[[Parameter], bool] | None = None,
@@ -1201,10 +1201,10 @@ class NAdam(Optimizer):
     def __init__(
         self,
         learning_rate: Rate = 0.002,
-        beta1: float = 0.9,
-        beta2: float = 0.999,
-        epsilon: float = 1e-8,
-        momentum_decay: float = 0.004,
+        beta1: Number = 0.9,
+        beta2: Number = 0.999,
+        epsilon: Number = 1e-8,
+        momentum_decay: Number = 0.004,
         parameters: Parameters | None = None,
         weight_decay: Decay = None,
         grad_clip: Clip | None = None,
@@ -1278,10 +1278,10 @@ class Adan(_DecoupledDecay):
     def __init__(
         self,
         learning_rate: Rate = 0.001,
-        beta1: float = 0.98,
-        beta2: float = 0.92,
-        beta3: float = 0.99,
-        epsilon: float = 1e-8,
+        beta1: Number = 0.98,
+        beta2: Number = 0.92,
+        beta3: Number = 0.99,
+        epsilon: Number = 1e-8,
         parameters: Parameters | None = None,
         weight_decay: Number | None = None,
         grad_clip: Clip | None = None,

@@ -9,9 +9,9 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 
 from roofstep import _core, checks
-from roofstep.regularizer import WeightDecayRegularizer, as_regularizer
+from roofstep.regularizer import Decay, WeightDecayRegularizer, as_regularizer
 from roofstep.rows import SelectedRows
-from roofstep.types import Array, Decay, Group, Readable, Tensor
+from roofstep.types import Array, Group, Number, Readable, Tensor
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class ParamAttr:
     """
 
     name: str | None = None
-    learning_rate: float = 1.0
+    learning_rate: Number = 1.0
     regularizer: Decay = None
     need_clip: bool = True
     trainable: bool = True
@@ -56,19 +56,6 @@ class ParamAttr:
         }
         for field, value in checked.items():
             object.__setattr__(self, field, value)
-
-
-def _attribute(field: str, doc: str) -> Any:
-    """A field of the ParamAttr as an attribute; setting it makes every optimizer look again."""
-
-    def get(self: Parameter) -> Any:
-        return getattr(self._attr, field)
-
-    def set_(self: Parameter, value: Any) -> None:
-        self._attr = replace(self._attr, **{field: value})
-        Parameter.revision += 1
-
-    return property(get, set_, doc=doc)
 
 
 class Parameter:
@@ -131,13 +118,52 @@ class Parameter:
         """The name given, or None."""
         return self._attr.name
 
-    learning_rate: float = _attribute("learning_rate", "A factor on the learning rate.")
-    regularizer: WeightDecayRegularizer | None = _attribute("regularizer", "Its own decay.")
-    need_clip: bool = _attribute("need_clip", "Whether its gradient is clipped and measured.")
-    trainable: bool = _attribute("trainable", "Whether a step may change it.")
+    # Of the next four one kind may be set and another is got: the ParamAttr has checked it and made
+    # it what it is. Type checkers know that of properties alone.
+
+    @property
+    def learning_rate(self) -> float:
+        """A factor on the learning rate."""
+        return self._attr.learning_rate  # type: ignore[return-value]
+
+    @learning_rate.setter
+    def learning_rate(self, value: Number) -> None:
+        self._set(learning_rate=value)
+
+    @property
+    def regularizer(self) -> WeightDecayRegularizer | None:
+        """Its own decay."""
+        return self._attr.regularizer  # type: ignore[return-value]
+
+    @regularizer.setter
+    def regularizer(self, value: Decay) -> None:
+        self._set(regularizer=value)
+
+    @property
+    def need_clip(self) -> bool:
+        """Whether its gradient is clipped and measured."""
+        return self._attr.need_clip
+
+    @need_clip.setter
+    def need_clip(self, value: bool) -> None:
+        self._set(need_clip=value)
+
+    @property
+    def trainable(self) -> bool:
+        """Whether a step may change it."""
+        return self._attr.trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        self._set(trainable=value)
+
+    def _set(self, **fields: Any) -> None:
+        """Changes the ParamAttr, and makes every optimizer look again."""
+        self._attr = replace(self._attr, **fields)
+        Parameter.revision += 1
 
     @staticmethod
-    def watch(walked: list[Any]) -> Callable[[], Any] | None:
+    def watch(walked: list[object]) -> Callable[[], Any] | None:
         """Where settings may change without `revision`: what gives those of all these, `walked`."""
         return None
 
@@ -168,7 +194,7 @@ class Parameter:
         """The gradient, as one that is there still when the parameter has dropped it."""
         return self.grad
 
-    def has_other_grad(self, old: Any) -> bool:
+    def has_other_grad(self, old: object) -> bool:
         """Whether the gradient is no longer this one."""
         return self.grad is not old
 

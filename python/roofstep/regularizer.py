@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from roofstep import _core, checks, libraries
+from roofstep.types import Array, Number, Regularizer
 
 if TYPE_CHECKING:
     from roofstep.parameter import Parameter
-
-from roofstep.types import Array
 
 
 class WeightDecayRegularizer(ABC):
@@ -51,6 +50,10 @@ class WeightDecayRegularizer(ABC):
         """
 
 
+# What is taken for weight decay.
+Decay: TypeAlias = Number | WeightDecayRegularizer | Regularizer | None
+
+
 class FusedDecay(WeightDecayRegularizer):
     """A regularizer that a step does inside its pass.
 
@@ -58,7 +61,7 @@ class FusedDecay(WeightDecayRegularizer):
         coeff: the factor of the term; a finite number.
     """
 
-    def __init__(self, coeff: float = 0.0) -> None:
+    def __init__(self, coeff: Number = 0.0) -> None:
         self._coeff = checks.real("coeff", coeff)
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from roofstep import checks
-from roofstep.types import Array
+from roofstep.types import Array, Integer
 
 
 class SelectedRows:
@@ -73,7 +73,7 @@ class SelectedRows:
         """A row for each number."""
         return self._values
 
-    def to_dense(self, height: int) -> Array:
+    def to_dense(self, height: Integer) -> Array:
         """A new array of ``height`` rows, those that are not there filled with zeros.
 
         Raises:

@@ -6,6 +6,7 @@ import functools
 from pathlib import Path
 
 from roofstep import _core, checks
+from roofstep.types import Integer
 
 # Beyond this a mistake is likelier than a machine, and too many threads end a process.
 _MOST = 1024
@@ -27,7 +28,7 @@ def alone(kind: str) -> _core.Alone:
     )
 
 
-def set_num_threads(n: int | None) -> None:
+def set_num_threads(n: Integer | None) -> None:
     """Let every later step use up to ``n`` threads, or with None the default number again.
 
     A step below 65 536 elements in total runs on the calling thread alone, as does one below

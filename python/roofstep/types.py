@@ -9,14 +9,16 @@ import numpy as np
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
-# What `checks.real` takes; to type checkers numbers.Real has no instances.
+# Settings and counts. At run time every numbers.Real and numbers.Integral will do, as a Fraction;
+# to type checkers these two have no instances.
 Number: TypeAlias = float | np.floating[Any] | np.integer[Any]
+Integer: TypeAlias = int | np.integer[Any]
 
 
 class Schedule(Protocol):
     """A schedule, of `roofstep.lr`, of Paddle or of your own: the user moves it on by ``step``."""
 
-    def __call__(self) -> float:
+    def __call__(self) -> Number:
         """The rate of now."""
 
     def step(self, *args: Any, **kwargs: Any) -> object:
@@ -30,7 +32,12 @@ class Clip(Protocol):
 
 
 class Regularizer(Protocol):
-    """A `roofstep.WeightDecayRegularizer`, or one of Paddle's."""
+    """Paddle's L1Decay or L2Decay, or one derived from these.
+
+    They are known by what neither a function nor a module has.
+    """
+
+    _coeff: float
 
     def __call__(self, param: Any, grad: Any, block: Any) -> Any:
         """The term that is added to the gradient."""
@@ -51,8 +58,8 @@ class Tensor(Readable, Protocol):
 
 
 Rate: TypeAlias = Number | Schedule
-Decay: TypeAlias = Number | Regularizer | None
 
-# Not a TypedDict: the keys are those of the optimizer's class, and a dict that was made before it
-# is given has no such type.
+# Not a TypedDict: the keys are those of the optimizer's class. A list of groups that is kept in a
+# variable says its type, `groups: list[roofstep.types.Group] = [...]`; that of dicts with unlike
+# values would be list[object].
 Group: TypeAlias = Mapping[str, Any]

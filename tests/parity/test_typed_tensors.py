@@ -68,6 +68,10 @@ def test_optimizers_for_torch() -> None:
     assert_type(optimizer.state_dict(), dict[str, Any])
     assert_type(optimizer.param_groups, list[dict[str, Any]])
     optimizer.load_state_dict(optimizer.state_dict())
+    theirs = paddle.nn.ClipGradByGlobalNorm(1.0)
+    rate = np.float32(1e-3)
+    roofstep.torch.Adam(model.parameters(), lr=rate, betas=[0.9, 0.99], grad_clip=theirs)
+    roofstep.torch.Rprop(model.parameters(), etas=[np.float64(0.5), 2])
     with pytest.raises(TypeError):
         roofstep.torch.AdamW(model, lr=1e-3)  # type: ignore[arg-type]
     with pytest.raises(TypeError):
@@ -98,6 +102,10 @@ def test_tensors_of_paddle_with_its_settings() -> None:
             parameters=model.parameters(),
             grad_clip=paddle.regularizer.L2Decay(0.1),  # type: ignore[arg-type]
         )
+    with pytest.raises(TypeError):
+        roofstep.Momentum(weight_decay=paddle.nn.ClipGradByNorm(1.0))  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        roofstep.Momentum(weight_decay=torch.nn.Linear(2, 1))  # type: ignore[arg-type]
 
 
 def test_optimizers_for_paddle() -> None:

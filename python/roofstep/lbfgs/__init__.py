@@ -17,8 +17,8 @@ from roofstep.lbfgs.progress import Progress, restored
 from roofstep.lbfgs.space import Part, Space
 from roofstep.optimizer import Optimizer
 from roofstep.parameter import Parameter, Parameters
-from roofstep.regularizer import L1Decay, L2Decay
-from roofstep.types import Array, Decay, Rate
+from roofstep.regularizer import Decay, L1Decay, L2Decay
+from roofstep.types import Array, Integer, Number, Rate
 
 
 def _line_search(name: str, value: object) -> str:
@@ -106,11 +106,11 @@ class LBFGS(Optimizer):
     def __init__(
         self,
         learning_rate: Rate = 1.0,
-        max_iter: int = 20,
-        max_eval: int | None = None,
-        tolerance_grad: float = 1e-7,
-        tolerance_change: float = 1e-9,
-        history_size: int = 100,
+        max_iter: Integer = 20,
+        max_eval: Integer | None = None,
+        tolerance_grad: Number = 1e-7,
+        tolerance_change: Number = 1e-9,
+        history_size: Integer = 100,
         line_search_fn: str | None = None,
         parameters: Parameters | None = None,
         weight_decay: Decay = None,

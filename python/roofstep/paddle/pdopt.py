@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from roofstep import checkpoint, checks
+from roofstep.types import Integer
 
 if TYPE_CHECKING:
     from roofstep.optimizer import Optimizer
 
 
-def pdopt(optimizer: Optimizer, counter: int = 0) -> dict[str, Any]:
+def pdopt(optimizer: Optimizer, counter: Integer = 0) -> dict[str, Any]:
     """The state of an optimizer as Paddle's optimizer of the same class would save it.
 
     Save it by ``paddle.save(pdopt(optimizer), "x.pdopt")``, or give it to ``set_state_dict`` of

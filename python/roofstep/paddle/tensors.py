@@ -34,25 +34,25 @@ class PaddleParameter(TensorParameter):
 
     __slots__ = ()
 
-    @property
-    def learning_rate(self) -> float:  # type: ignore[override]
+    @property  # type: ignore[misc]  # read-only: Paddle's ParamAttr says it
+    def learning_rate(self) -> float:
         """A factor on the learning rate: ``optimize_attr["learning_rate"]``."""
         own = getattr(self.data, "optimize_attr", {"learning_rate": 1.0})
         return checks.non_negative(f"learning_rate of {self.name!r}", own["learning_rate"])
 
-    @property
-    def regularizer(self) -> WeightDecayRegularizer | None:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def regularizer(self) -> WeightDecayRegularizer | None:
         """Its own decay, one of Paddle's or of roofstep's."""
         own = getattr(self.data, "regularizer", None)
         return as_regularizer(f"regularizer of {self.name!r}", own)
 
-    @property
-    def need_clip(self) -> bool:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def need_clip(self) -> bool:
         """Whether its gradient is clipped and measured."""
         return getattr(self.data, "need_clip", True) is not False
 
-    @property
-    def trainable(self) -> bool:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def trainable(self) -> bool:
         """Whether a step may change it: not ``stop_gradient``."""
         return not self.data.stop_gradient
 
@@ -84,7 +84,7 @@ class PaddleParameter(TensorParameter):
         return paddle.from_dlpack(array)
 
     @staticmethod
-    def watch(walked: list[Any]) -> Callable[[], Any]:
+    def watch(walked: list[object]) -> Callable[[], Any]:
         """A function that gives the settings of these tensors, in loops of C."""
         names = ("stop_gradient", "need_clip", "regularizer")
         settings = attrgetter(*names)

@@ -16,7 +16,7 @@ import torch
 from torch.optim.optimizer import ParamsT
 
 from roofstep import _core, checks, plan, state, threads
-from roofstep.clip import ClipGradBase, ClipGradByGlobalNorm, as_clip, is_fused
+from roofstep.clip import ClipGradByGlobalNorm, as_clip, is_fused
 from roofstep.parameter import Parameter
 from roofstep.plan import Held, Plan
 from roofstep.torch.state import (
@@ -29,7 +29,7 @@ from roofstep.torch.state import (
     scalar_dtype,
 )
 from roofstep.torch.tensors import TorchParameter
-from roofstep.types import Array
+from roofstep.types import Array, Clip
 
 Group = dict[str, Any]
 
@@ -90,7 +90,7 @@ class Optimizer(torch.optim.Optimizer):
         self,
         params: ParamsT,
         defaults: dict[str, Any],
-        grad_clip: ClipGradBase | None,
+        grad_clip: Clip | None,
         step_in_backward: bool,
         skip_nonfinite: bool = False,
     ) -> None:

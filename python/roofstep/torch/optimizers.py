@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch
 from torch.optim.optimizer import ParamsT
 
 from roofstep import checks
-from roofstep.clip import ClipGradBase
 from roofstep.optimizers import fading, resting
 from roofstep.parameter import Parameter
 from roofstep.torch.optimizer import Group, Optimizer, Run
 from roofstep.torch.state import as_number
+from roofstep.types import Clip, Number
+
+# Two settings in one; a tensor has one element.
+Two: TypeAlias = Sequence[Number | torch.Tensor]
 
 
 def _defaults(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -113,17 +116,17 @@ class SGD(Optimizer):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | torch.Tensor = 1e-3,
-        momentum: float = 0,
-        dampening: float = 0,
-        weight_decay: float | torch.Tensor = 0,
+        lr: Number | torch.Tensor = 1e-3,
+        momentum: Number = 0,
+        dampening: Number = 0,
+        weight_decay: Number | torch.Tensor = 0,
         nesterov: bool = False,
         *,
         maximize: bool = False,
         foreach: bool | None = None,
         differentiable: bool = False,
         fused: bool | None = None,
-        grad_clip: ClipGradBase | None = None,
+        grad_clip: Clip | None = None,
         step_in_backward: bool = False,
         skip_nonfinite: bool = False,
     ) -> None:
@@ -219,10 +222,10 @@ class Adam(_Adaptive):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | torch.Tensor = 1e-3,
-        betas: tuple[float | torch.Tensor, float | torch.Tensor] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0,
+        lr: Number | torch.Tensor = 1e-3,
+        betas: Two = (0.9, 0.999),
+        eps: Number = 1e-8,
+        weight_decay: Number = 0,
         amsgrad: bool = False,
         *,
         foreach: bool | None = None,
@@ -231,7 +234,7 @@ class Adam(_Adaptive):
         differentiable: bool = False,
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
-        grad_clip: ClipGradBase | None = None,
+        grad_clip: Clip | None = None,
         step_in_backward: bool = False,
         skip_nonfinite: bool = False,
     ) -> None:
@@ -281,10 +284,10 @@ class AdamW(Adam):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | torch.Tensor = 1e-3,
-        betas: tuple[float | torch.Tensor, float | torch.Tensor] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 1e-2,
+        lr: Number | torch.Tensor = 1e-3,
+        betas: Two = (0.9, 0.999),
+        eps: Number = 1e-8,
+        weight_decay: Number = 1e-2,
         amsgrad: bool = False,
         *,
         maximize: bool = False,
@@ -292,7 +295,7 @@ class AdamW(Adam):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
-        grad_clip: ClipGradBase | None = None,
+        grad_clip: Clip | None = None,
         step_in_backward: bool = False,
         skip_nonfinite: bool = False,
     ) -> None:
@@ -366,18 +369,18 @@ class NAdam(_Adaptive):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | torch.Tensor = 2e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0,
-        momentum_decay: float = 4e-3,
+        lr: Number | torch.Tensor = 2e-3,
+        betas: Two = (0.9, 0.999),
+        eps: Number = 1e-8,
+        weight_decay: Number = 0,
+        momentum_decay: Number = 4e-3,
         decoupled_weight_decay: bool = False,
         *,
         foreach: bool | None = None,
         maximize: bool = False,
         capturable: bool = False,
         differentiable: bool = False,
-        grad_clip: ClipGradBase | None = None,
+        grad_clip: Clip | None = None,
         step_in_backward: bool = False,
         skip_nonfinite: bool = False,
     ) -> None:
@@ -435,17 +438,17 @@ class RAdam(_Adaptive):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | torch.Tensor = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0,
+        lr: Number | torch.Tensor = 1e-3,
+        betas: Two = (0.9, 0.999),
+        eps: Number = 1e-8,
+        weight_decay: Number = 0,
         decoupled_weight_decay: bool = False,
         *,
         foreach: bool | None = None,
         maximize: bool = False,
         capturable: bool = False,
         differentiable: bool = False,
-        grad_clip: ClipGradBase | None = None,
+        grad_clip: Clip | None = None,
         step_in_backward: bool = False,
         skip_nonfinite: bool = False,
     ) -> None:
@@ -497,16 +500,16 @@ class Adamax(_Adaptive):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | torch.Tensor = 2e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0,
+        lr: Number | torch.Tensor = 2e-3,
+        betas: Two = (0.9, 0.999),
+        eps: Number = 1e-8,
+        weight_decay: Number = 0,
         foreach: bool | None = None,
         *,
         maximize: bool = False,
         differentiable: bool = False,
         capturable: bool = False,
-        grad_clip: ClipGradBase | None = None,
+        grad_clip: Clip | None = None,
         step_in_backward: bool = False,
         skip_nonfinite: bool = False,
     ) -> None:
@@ -574,18 +577,18 @@ class RMSprop(Optimizer):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | torch.Tensor = 1e-2,
-        alpha: float = 0.99,
-        eps: float = 1e-8,
-        weight_decay: float = 0,
-        momentum: float = 0,
+        lr: Number | torch.Tensor = 1e-2,
+        alpha: Number = 0.99,
+        eps: Number = 1e-8,
+        weight_decay: Number = 0,
+        momentum: Number = 0,
         centered: bool = False,
         capturable: bool = False,
         foreach: bool | None = None,
         maximize: bool = False,
         differentiable: bool = False,
         *,
-        grad_clip: ClipGradBase | None = None,
+        grad_clip: Clip | None = None,
         step_in_backward: bool = False,
         skip_nonfinite: bool = False,
     ) -> None:
@@ -649,17 +652,17 @@ class Adagrad(Optimizer):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | torch.Tensor = 1e-2,
-        lr_decay: float = 0,
-        weight_decay: float = 0,
-        initial_accumulator_value: float = 0,
-        eps: float = 1e-10,
+        lr: Number | torch.Tensor = 1e-2,
+        lr_decay: Number = 0,
+        weight_decay: Number = 0,
+        initial_accumulator_value: Number = 0,
+        eps: Number = 1e-10,
         foreach: bool | None = None,
         *,
         maximize: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
-        grad_clip: ClipGradBase | None = None,
+        grad_clip: Clip | None = None,
         step_in_backward: bool = False,
         skip_nonfinite: bool = False,
     ) -> None:
@@ -738,16 +741,16 @@ class Adadelta(Optimizer):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | torch.Tensor = 1.0,
-        rho: float = 0.9,
-        eps: float = 1e-6,
-        weight_decay: float = 0,
+        lr: Number | torch.Tensor = 1.0,
+        rho: Number = 0.9,
+        eps: Number = 1e-6,
+        weight_decay: Number = 0,
         foreach: bool | None = None,
         *,
         capturable: bool = False,
         maximize: bool = False,
         differentiable: bool = False,
-        grad_clip: ClipGradBase | None = None,
+        grad_clip: Clip | None = None,
         step_in_backward: bool = False,
         skip_nonfinite: bool = False,
     ) -> None:
@@ -807,15 +810,15 @@ class Rprop(Optimizer):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | torch.Tensor = 1e-2,
-        etas: tuple[float, float] = (0.5, 1.2),
-        step_sizes: tuple[float, float] = (1e-6, 50),
+        lr: Number | torch.Tensor = 1e-2,
+        etas: Two = (0.5, 1.2),
+        step_sizes: Two = (1e-6, 50),
         *,
         capturable: bool = False,
         foreach: bool | None = None,
         maximize: bool = False,
         differentiable: bool = False,
-        grad_clip: ClipGradBase | None = None,
+        grad_clip: Clip | None = None,
         step_in_backward: bool = False,
         skip_nonfinite: bool = False,
     ) -> None:
@@ -889,17 +892,17 @@ class ASGD(Optimizer):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | torch.Tensor = 1e-2,
-        lambd: float = 1e-4,
-        alpha: float = 0.75,
-        t0: float = 1e6,
-        weight_decay: float = 0,
+        lr: Number | torch.Tensor = 1e-2,
+        lambd: Number = 1e-4,
+        alpha: Number = 0.75,
+        t0: Number = 1e6,
+        weight_decay: Number = 0,
         foreach: bool | None = None,
         maximize: bool = False,
         differentiable: bool = False,
         capturable: bool = False,
         *,
-        grad_clip: ClipGradBase | None = None,
+        grad_clip: Clip | None = None,
         step_in_backward: bool = False,
         skip_nonfinite: bool = False,
     ) -> None:
@@ -972,16 +975,16 @@ class Lion(Optimizer):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | torch.Tensor = 1e-4,
-        betas: tuple[float, float] = (0.9, 0.99),
-        weight_decay: float = 0,
+        lr: Number | torch.Tensor = 1e-4,
+        betas: Two = (0.9, 0.99),
+        weight_decay: Number = 0,
         *,
         maximize: bool = False,
         foreach: bool | None = None,
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
-        grad_clip: ClipGradBase | None = None,
+        grad_clip: Clip | None = None,
         step_in_backward: bool = False,
         skip_nonfinite: bool = False,
     ) -> None:
@@ -1044,10 +1047,10 @@ class Lamb(_Adaptive):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | torch.Tensor = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-6,
-        weight_decay: float = 1e-2,
+        lr: Number | torch.Tensor = 1e-3,
+        betas: Two = (0.9, 0.999),
+        eps: Number = 1e-6,
+        weight_decay: Number = 1e-2,
         always_adapt: bool = False,
         *,
         maximize: bool = False,
@@ -1055,7 +1058,7 @@ class Lamb(_Adaptive):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
-        grad_clip: ClipGradBase | None = None,
+        grad_clip: Clip | None = None,
         step_in_backward: bool = False,
         skip_nonfinite: bool = False,
     ) -> None:
@@ -1128,11 +1131,11 @@ class LARS(Optimizer):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | torch.Tensor = 1e-3,
-        momentum: float = 0.9,
-        weight_decay: float = 0,
-        trust_coefficient: float = 1e-3,
-        eps: float = 1e-8,
+        lr: Number | torch.Tensor = 1e-3,
+        momentum: Number = 0.9,
+        weight_decay: Number = 0,
+        trust_coefficient: Number = 1e-3,
+        eps: Number = 1e-8,
         always_adapt: bool = False,
         *,
         maximize: bool = False,
@@ -1140,7 +1143,7 @@ class LARS(Optimizer):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
-        grad_clip: ClipGradBase | None = None,
+        grad_clip: Clip | None = None,
         step_in_backward: bool = False,
         skip_nonfinite: bool = False,
     ) -> None:
