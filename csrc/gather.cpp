@@ -11,6 +11,7 @@
 #include "floating_point.hpp"
 #include "rows.hpp"
 #include "settings.hpp"
+#include "without_gil.hpp"
 
 namespace py = pybind11;
 
@@ -327,7 +328,7 @@ Entries::Done Entries::step(const std::optional<py::tuple>& gradients, const py:
   for (const Norm* norm : norms_) norms.push_back({norm->limit});
   {
     const Kernels& table = kernels();
-    const py::gil_scoped_release release;
+    const WithoutGil pass;
     roofstep::step(table, tensors_, norms, threads, grad_scale);
   }
   for (std::size_t k = 0; k < norms.size(); ++k) norms_[k]->value = norms[k].value;

@@ -25,6 +25,10 @@ class Optimizer:
     Parameters without a gradient are left as they are, states and step counts included. Everything
     is checked before the first byte is written. An optimizer belongs to one thread at a time: while
     one steps it, or runs its program, `state_dict` too is refused in others, with a RuntimeError.
+    Several threads may step several optimizers at once, which may share clips, schedules and
+    gradients that none of them zeroes. A fork waits for passes over memory that are under way: in
+    the child all parameters are whole and can be stepped, but not by an optimizer that another
+    thread was stepping.
 
     NumPy arrays and the tensors of torch and Paddle may stand side by side. A tensor is called
     ``param_{i}`` by its position, one of Paddle's by its ``name``; what Paddle's ParamAttr put on
@@ -543,14 +547,20 @@ class Optimizer:
         """Lets an optimizer without parameters take these for good, if what follows succeeds."""
         had_none = not self._parameters
         if had_none and parameters is not None:
-            self._add(parameters)
+            with self._alone:
+                self._add(parameters)
         try:
             yield
         except BaseException:
-            if had_none and not self._counts.any():  # no update has come about
-                self._parameters, self.param_groups, self._states = {}, [], {}
-                self._counts, self._numbers, self._plan = np.zeros(0, np.int64), np.ones(0), None
+            if had_none:
+                with self._alone:
+                    self._forget_unless_stepped()
             raise
+
+    def _forget_unless_stepped(self) -> None:
+        if not self._counts.any():
+            self._parameters, self.param_groups, self._states = {}, [], {}
+            self._counts, self._numbers, self._plan = np.zeros(0, np.int64), np.ones(0), None
 
     def _pairs(self, gradients: Gradients, chosen: set[int]) -> list[Pair]:
         """The pairs of the parameters that are to move and have a gradient."""

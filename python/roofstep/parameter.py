@@ -66,7 +66,7 @@ def _attribute(field: str, doc: str) -> Any:
 
     def set_(self: Parameter, value: Any) -> None:
         self._attr = replace(self._attr, **{field: value})
-        Parameter.revision += 1
+        Parameter.revision = object()
 
     return property(get, set_, doc=doc)
 
@@ -101,9 +101,9 @@ class Parameter:
 
     __slots__ = ("__weakref__", "_attr", "data", "grad")
 
-    # Counts the changes of attributes in all parameters, so that an optimizer sees in one
-    # comparison a step that nothing has changed.
-    revision: ClassVar[int] = 0
+    # Another object after each change of an attribute in any parameter, so that an optimizer sees
+    # in one comparison a step that nothing has changed. Two threads might count to one number.
+    revision: ClassVar[object] = object()
 
     # Whether torch is to be told when a parameter of the class is written.
     counts_writes: ClassVar[bool] = False

@@ -107,7 +107,7 @@ class Plan:
     norms: list[_core.Norm]
     tasks: dict[int, custom.Task]  # by the position of the parameter; nearly always none
     _held: Held
-    _revision: int
+    _revision: object
     _looks: list[Callable[[], Any]]  # for settings that change without notice; see `_looks`
     _seen: list[Any]  # what these gave
 
@@ -144,14 +144,14 @@ class Plan:
         for kind in self.kinds:
             kind.settings.learning_rate = learning_rate(kind.group) * kind.multiplier
         missing, written = self.entries.step(
-            gradients, counts, numbers, clear_grad, threads.get_num_threads(), grad_scale
+            gradients, counts, numbers, clear_grad, threads.wanted(), grad_scale
         )
         tensors.count_writes(written)
         return missing
 
     def holds_for(self, groups: Iterable[Group]) -> bool:
         """Whether nothing has changed that a plan depends on."""
-        if self._revision != Parameter.revision or not self._held.still_in(groups):
+        if self._revision is not Parameter.revision or not self._held.still_in(groups):
             return False
         return [look() for look in self._looks] == self._seen
 
