@@ -7,6 +7,7 @@
 
 #include "dispatch.hpp"
 #include "overlap.hpp"
+#include "without_gil.hpp"
 
 namespace py = pybind11;
 
@@ -65,7 +66,7 @@ void measure_rows(Norm& norm, const std::vector<py::tuple>& rows, int threads) {
   std::vector<Norm> norms{norm};
   {
     const Kernels& table = kernels();
-    const py::gil_scoped_release release;
+    const WithoutGil pass;
     Pass(table, tensors, norms, threads).measure();
   }
   norm.value = norms[0].value;
@@ -95,7 +96,7 @@ float stream_arrays(const py::tuple& updated, const py::tuple& read, int threads
                           " arrays to update and " + std::to_string(most_read) + " to read");
   }
   const Kernels& table = kernels();
-  const py::gil_scoped_release release;
+  const WithoutGil pass;
   return stream(table, to, from, size, threads);
 }
 

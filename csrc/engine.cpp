@@ -41,10 +41,12 @@ struct Work {
   bool of_one;  // so little that it is for one thread whatever there is
 };
 
-// Only whole blocks are cut off a tensor, so that no block's sum of squares spans two pieces.
+// Only whole blocks are cut off a tensor, so that no block's sum of squares spans two pieces. 0
+// threads are the default, which asks the system and so is left alone for what is on one anyway.
 Work cut(const std::vector<Tensor>& tensors, int threads) {
   std::size_t total = 0;
   for (const Tensor& tensor : tensors) total += tensor.size;
+  if (!threads) threads = total < piece_size ? 1 : default_threads();
   if (total < worth_waking) threads = threads_for_little(threads);
   // Of a single piece two threads have half each.
   const std::size_t most = std::max<std::size_t>((total + piece_size - 1) / piece_size, 2);

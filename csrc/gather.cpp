@@ -12,6 +12,7 @@
 #include "floating_point.hpp"
 #include "rows.hpp"
 #include "settings.hpp"
+#include "without_gil.hpp"
 
 namespace py = pybind11;
 
@@ -367,7 +368,7 @@ py::object Entries::step(const std::optional<py::tuple>& gradients, const py::ob
   if (skip_nonfinite) {
     std::ptrdiff_t found;
     {
-      const py::gil_scoped_release release;
+      const WithoutGil released;
       found = pass.measure();
     }
     if (found >= 0) {
@@ -382,7 +383,7 @@ py::object Entries::step(const std::optional<py::tuple>& gradients, const py::ob
   told.put();
   // From here on nothing can fail, and no line of Python runs.
   {
-    const py::gil_scoped_release release;
+    const WithoutGil released;
     pass.write();
   }
   clear_gradients(cleared_tensors);

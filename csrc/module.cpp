@@ -108,7 +108,15 @@ void collect_entries(PyHeapTypeObject* type) {
 
 }  // namespace
 
-PYBIND11_MODULE(_core, m) {
+// Python's GIL of threads and NumPy's arrays are those of the main interpreter.
+constexpr char refusal[] =
+    "roofstep cannot be imported in a subinterpreter; import it in the main interpreter, or give "
+    "the work to a process of its own";
+
+bool in_subinterpreter() { return PyInterpreterState_Get() != PyInterpreterState_Main(); }
+
+PYBIND11_MODULE(_module, m, py::multiple_interpreters::not_supported()) {
+  if (in_subinterpreter()) throw py::import_error(refusal);
   m.doc() = "Fused update kernels over arrays; the Python package around it is the public face.";
   import_numpy();
   select_from_environment();
@@ -118,7 +126,8 @@ PYBIND11_MODULE(_core, m) {
   m.attr("compiler") = ROOFSTEP_COMPILER;
   m.attr("kernels") = py::capsule(&compiled_door, ROOFSTEP_CAPSULE);
   m.attr("openmp_version") = openmp_version();
-  m.def("max_threads", max_threads, "How many threads OpenMP would use.");
+  m.def("default_threads", default_threads, "How many threads work has that names no number.");
+  m.def("limit_threads", limit_threads, "most"_a, "Which is no more than this.");
   m.def("isas", available_isas, "The ISAs that this CPU can run, best first.");
   m.def("isa", [] { return kernels().isa; }, "The ISA in use.");
   m.def("set_isa", select_isa, "name"_a, "Uses another of isas(): for tests and benchmarks.");
@@ -194,4 +203,11 @@ PYBIND11_MODULE(_core, m) {
         "Raises, naming the parameter, unless its gradient could be filled with zeros.");
   m.def("stream", stream_arrays, "updated"_a, "read"_a, "threads"_a,
         "The traffic of an update and nothing else, for benchmarks: see calls.hpp.");
+}
+
+// What Python calls, in the subinterpreter up to 3.12: there pybind11's own waits for ever.
+PyMODINIT_FUNC PyInit__core() {
+  if (!in_subinterpreter()) return PyInit__module();
+  PyErr_SetString(PyExc_ImportError, refusal);
+  return nullptr;
 }

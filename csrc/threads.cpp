@@ -2,11 +2,12 @@
 #include "threads.hpp"
 
 #include <chrono>
+#include <climits>
 
 #ifdef __linux__
 #include <sched.h>
 #endif
-#if defined(_OPENMP) && !defined(_WIN32)
+#ifndef _WIN32
 #include <pthread.h>
 #endif
 
@@ -14,19 +15,72 @@ namespace roofstep {
 
 #ifdef _OPENMP
 int openmp_version() { return _OPENMP; }
-int max_threads() { return omp_get_max_threads(); }
 #else
 int openmp_version() { return 0; }
-int max_threads() { return 1; }
 #endif
 
-#if defined(_OPENMP) && !defined(_WIN32)
-void survive_fork() {
-  pthread_atfork([] { omp_pause_resource_all(omp_pause_hard); }, nullptr, nullptr);
+namespace {
+
+int most_threads = INT_MAX;
+
+#ifdef _OPENMP
+// The CPUs that this thread may run on now.
+int cpus() {
+#ifdef __linux__
+  cpu_set_t allowed;
+  // OpenMP itself has bound the thread to one of its places, if it has any.
+  if (omp_get_num_places() == 0 && sched_getaffinity(0, sizeof allowed, &allowed) == 0) {
+    return CPU_COUNT(&allowed);
+  }
+#endif
+  return omp_get_num_procs();
+}
+#endif
+
+}  // namespace
+
+#ifdef _OPENMP
+int default_threads() {
+  const int most = std::min(omp_get_max_threads(), most_threads);
+  return most > 1 ? std::min(most, cpus()) : 1;
 }
 #else
-void survive_fork() {}
+int default_threads() { return 1; }
 #endif
+
+void limit_threads(int most) { most_threads = most; }
+
+namespace {
+
+std::atomic<int> passes{0}, forks{0};
+
+void wait() { std::this_thread::sleep_for(std::chrono::microseconds(50)); }
+
+void prepare_fork() {
+  ++forks;
+  while (passes > 0) wait();
+#ifdef _OPENMP
+  omp_pause_resource_all(omp_pause_hard);
+#endif
+}
+
+}  // namespace
+
+// Either the pass sees the fork, or the fork the pass.
+void begin_pass() {
+  for (++passes; forks > 0; ++passes) {
+    --passes;
+    while (forks > 0) wait();
+  }
+}
+
+void end_pass() { --passes; }
+
+void survive_fork() {
+#ifndef _WIN32
+  pthread_atfork(prepare_fork, [] { --forks; }, [] { forks = 0; });
+#endif
+}
 
 namespace {
 

@@ -18,11 +18,17 @@ namespace roofstep {
 // The version of OpenMP as a date, such as 201511; 0 in a build without OpenMP.
 int openmp_version();
 
-// How many threads OpenMP would use: CPU affinity and OMP_NUM_THREADS are in it.
-int max_threads();
+// How many threads work has that names no number: as many as OpenMP would use for this thread, but
+// none for which it has no CPU, and no more than limit_threads says.
+int default_threads();
+void limit_threads(int most);
 
-// Lets the pool of threads go before a fork: a child would wait for threads that it does not have.
+// Makes forks of the process safe. Each waits for the passes over memory that are under way, so
+// that a child finds all of it whole, whichever thread forks; no new one begins meanwhile. And it
+// lets the pool of threads go: a child would wait for threads that it does not have.
 void survive_fork();
+void begin_pass();
+void end_pass();
 
 // How many threads to call for work that is little, so that waking threads which have fallen asleep
 // would take longer than what they then do: 1 if the last such work ended some milliseconds ago.

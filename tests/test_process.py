@@ -8,6 +8,7 @@ import gc
 import pickle
 import platform
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,18 +87,109 @@ def test_gradients_may_be_dropped_during_a_step() -> None:
     assert (parameter.data == 1.0).all()
 
 
-def test_two_threads_with_two_optimizers() -> None:
-    alone, first, second = (roofstep.Adam(0.01, parameters=[large()]) for _ in range(3))
-    threads = [Stepping(first), Stepping(second)]
-    with running(*threads):
-        while min(t.steps for t in threads) < 3 and all(t.is_alive() for t in threads):
-            pass
-    assert min(t.steps for t in threads) >= 3
-    for thread in threads:
-        twin = copy.deepcopy(alone)
-        for _ in range(thread.steps):
-            twin.step()
-        assert np.array_equal(thread.optimizer.parameters[0].data, twin.parameters[0].data)
+# Each thread steps an optimizer of its own. What they share is in `Shared`.
+
+
+class Shared:
+    """What several optimizers may have in common: settings, and gradients that none of them zeroes.
+
+    Args:
+        gradients: one for each parameter; None leaves each optimizer its own.
+    """
+
+    def __init__(self, gradients: list[Any] | None = None) -> None:
+        self.schedule = roofstep.lr.StepDecay(0.01, step_size=3)
+        self.clip = roofstep.ClipGradByGlobalNorm(0.5)
+        self.each = roofstep.ClipGradByNorm(0.5)
+        self.decay = roofstep.L2Decay(0.01)
+        self.gradients = gradients
+
+
+SHAPES = [(3,), (70_001,), (600, 500), (31, 4099), (0, 3), ()]
+
+
+def gradients_of(seed: int) -> list[Any]:
+    """Dense ones for all of SHAPES, and a sparse one for the (31, 4099)."""
+    rng = np.random.default_rng(seed)
+    made: list[Any] = [np.asarray(rng.standard_normal(shape)) for shape in SHAPES]
+    rows = rng.integers(0, 31, 9)
+    made[3] = roofstep.SelectedRows(rows, rng.standard_normal((9, 4099)))
+    made[2] = np.asfortranarray(made[2])
+    return made
+
+
+def an_optimizer(kind: int, shared: Shared) -> roofstep.Optimizer:
+    """Of one of six kinds, with gradients of its own unless there are shared ones."""
+    rng = np.random.default_rng(kind)
+    params = [roofstep.Parameter(np.asarray(rng.standard_normal(shape))) for shape in SHAPES]
+    for param, gradient in zip(params, shared.gradients or gradients_of(kind), strict=True):
+        param.grad = gradient
+    made: list[Callable[[], roofstep.Optimizer]] = [
+        lambda: roofstep.Adam(shared.schedule, parameters=params, grad_clip=shared.clip),
+        lambda: roofstep.AdamW(0.01, parameters=params, grad_clip=shared.each),
+        lambda: roofstep.Adagrad(0.01, parameters=params, weight_decay=shared.decay),
+        lambda: roofstep.SGD(shared.schedule, params, grad_clip=shared.clip),
+        lambda: roofstep.Adam(0.01, parameters=params, grad_clip=roofstep.ClipGradByValue(0.1)),
+        lambda: roofstep.Adam(0.01, parameters=params, grad_clip=shared.clip, lazy_mode=True),
+    ]
+    optimizer = made[kind % 6]()
+    if kind in (1, 3):
+        optimizer.average_weights(0.9)
+    return optimizer
+
+
+def all_of(optimizer: roofstep.Optimizer, norms: list[float | None]) -> list[bytes]:
+    """The bits of what an optimizer has come to."""
+    state = optimizer.state_dict()
+    arrays = [p.data for p in optimizer.parameters]
+    arrays += [state[key] for key in sorted(state) if isinstance(state[key], np.ndarray)]
+    return [array.tobytes() for array in arrays] + [repr(norms).encode()]
+
+
+@pytest.mark.parametrize("sharing", [False, True], ids=["own", "shared gradients"])
+@pytest.mark.parametrize(("optimizers", "threads"), [(2, 2), (6, 2), (6, 5)])
+def test_optimizers_in_threads(optimizers: int, threads: int, sharing: bool) -> None:
+    """Bit for bit what each does alone, on more threads than there are CPUs as well."""
+    shared = Shared(gradients_of(99) if sharing else None)
+    steps = 12
+    roofstep.set_num_threads(threads)
+    row = [an_optimizer(kind, shared) for kind in range(optimizers)]
+    norms: list[list[float | None]] = [[] for _ in row]
+    start = threading.Barrier(optimizers)
+
+    def go(k: int) -> None:
+        start.wait()
+        for _ in range(steps):
+            row[k].step()
+            norms[k].append(row[k].last_grad_norm)
+
+    together = [threading.Thread(target=go, args=(k,)) for k in range(optimizers)]
+    for thread in together:
+        thread.start()
+    for thread in together:
+        thread.join()
+    roofstep.set_num_threads(1)
+    for kind, optimizer in enumerate(row):
+        alone, own = an_optimizer(kind, shared), []
+        for _ in range(steps):
+            alone.step()
+            own.append(alone.last_grad_norm)
+        assert all_of(optimizer, norms[kind]) == all_of(alone, own)
+
+
+def test_the_pool_of_a_thread_ends_with_it() -> None:
+    """Otherwise a server that steps in short-lived threads would come to have thousands."""
+    roofstep.set_num_threads(3)
+    before = len(list(Path("/proc/self/task").iterdir()))
+    optimizer = roofstep.SGD(1e-3, [large()])
+    for _ in range(20):
+        thread = threading.Thread(target=optimizer.step)
+        thread.start()
+        thread.join()
+    end = time.monotonic() + 30  # threads of a pool end soon after it
+    while len(list(Path("/proc/self/task").iterdir())) > before and time.monotonic() < end:
+        time.sleep(0.01)
+    assert len(list(Path("/proc/self/task").iterdir())) <= before
 
 
 def test_two_threads_with_one_optimizer_are_refused() -> None:
@@ -115,6 +207,94 @@ def test_two_threads_with_one_optimizer_are_refused() -> None:
         twin.step()
     assert int(optimizer.state_dict()["w_step_0"]) == done
     assert np.array_equal(optimizer.parameters[0].data, twin.parameters[0].data)
+
+
+class Holding(roofstep.ClipGradBase):
+    """A clip that keeps a step from ending, until it may."""
+
+    def __init__(self) -> None:
+        self.begun, self.may_end = threading.Event(), threading.Event()
+
+    def _dygraph_clip(self, params_grads: Any) -> list[Any]:
+        self.begun.set()
+        assert self.may_end.wait(30)
+        return list(params_grads)
+
+
+CALLS: dict[str, Callable[[roofstep.Optimizer, Path], Any]] = {
+    "step": lambda o, _: o.step(),
+    "minimize": lambda o, _: o.minimize(lambda: (0.0, [np.ones(3)])),
+    "apply_gradients": lambda o, _: o.apply_gradients([(o.parameters[0], np.ones(3))]),
+    "state_dict": lambda o, _: o.state_dict(),
+    "set_state_dict": lambda o, _: o.set_state_dict({}),
+    "save": lambda o, path: o.save(path / "new"),
+    "load": lambda o, path: o.load(path / "saved"),
+    "average_weights": lambda o, _: o.average_weights(),
+    "averaged": lambda o, _: o.averaged().__enter__(),
+    "add_param_group": lambda o, _: o.add_param_group({"params": [np.zeros(2)]}),
+    "pickle": lambda o, _: pickle.dumps(o),
+    "deepcopy": lambda o, _: copy.deepcopy(o),
+    "copy": lambda o, _: copy.copy(o),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_nothing_is_asked_of_an_optimizer_in_a_step(
+    call: Callable[[roofstep.Optimizer, Path], Any], tmp_path: Path
+) -> None:
+    """All that reads or writes states, counts, groups or averaged weights is refused."""
+    parameter, clip = roofstep.Parameter(np.zeros(3), name="w"), Holding()
+    parameter.grad = np.ones(3)
+    optimizer = roofstep.Momentum(1.0, 0.5, [parameter], grad_clip=clip)
+    optimizer.average_weights(0.5)
+    twin = roofstep.Momentum(1.0, 0.5, [roofstep.Parameter(np.zeros(3), name="w")])
+    twin.save(tmp_path / "saved")
+    thread = threading.Thread(target=optimizer.step)
+    thread.start()
+    assert clip.begun.wait(30)
+    try:
+        with pytest.raises(RuntimeError, match="this Momentum is being stepped, by another thread"):
+            call(optimizer, tmp_path)
+    finally:
+        clip.may_end.set()
+        thread.join()
+    assert [path.name for path in tmp_path.iterdir()] == ["saved"]
+    assert (parameter.data == -1).all()
+    assert optimizer.state_dict()["w_step_0"] == 1
+    assert len(optimizer.parameters) == 1
+
+
+def test_two_threads_give_parameters_to_one_optimizer() -> None:
+    """The one that fails does not take away what the other is stepping."""
+    parameter, clip = roofstep.Parameter(np.zeros(3), name="w"), Holding()
+    optimizer = roofstep.Momentum(1.0, 0.5, grad_clip=clip)
+    gradients = [(parameter, np.ones(3))]
+    late = threading.Event()
+    refused: list[BaseException] = []
+
+    def failing() -> None:
+        """What minimize does with a loss that fails, while the other is in its step."""
+        try:
+            with optimizer._adopting([parameter]):
+                late.set()
+                assert clip.begun.wait(30)
+                raise KeyError("whatever fails")
+        except (KeyError, RuntimeError) as error:
+            refused.append(error)
+
+    other = threading.Thread(target=failing)
+    other.start()
+    assert late.wait(30)
+    thread = threading.Thread(target=optimizer.apply_gradients, args=(gradients,))
+    thread.start()
+    other.join()
+    clip.may_end.set()
+    thread.join()
+    (error,) = refused
+    assert isinstance(error, RuntimeError)
+    assert optimizer.parameters == (parameter,)
+    assert optimizer.state_dict()["w_step_0"] == 1
+    assert (parameter.data == -1).all()
 
 
 # Modes.

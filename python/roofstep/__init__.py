@@ -1,7 +1,9 @@
 """The optimizer step on CPUs: the paddle.optimizer API over fused SIMD kernels."""
 
+from roofstep._core import version as __version__  # isort: split
+
+# That was first: in a subinterpreter it refuses, and NumPy would only warn.
 from roofstep import lr
-from roofstep._core import version as __version__
 from roofstep.clip import ClipGradBase, ClipGradByGlobalNorm, ClipGradByNorm, ClipGradByValue
 from roofstep.groups import layerwise_lr_decay
 from roofstep.include import get_include

@@ -106,7 +106,7 @@ class FusedClip(ClipGradBase):
                 row = (parameter.name or "", parameter.data, gradient)
                 rows.setdefault(norm, []).append(row)
         for norm, of_norm in rows.items():
-            norm.measure(of_norm, threads.get_num_threads())
+            norm.measure(of_norm, threads.wanted())
         return [
             (parameter, self._clipped(parameter, gradient, norm))
             for (parameter, gradient), norm in zip(pairs, norms, strict=True)

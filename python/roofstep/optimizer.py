@@ -27,6 +27,10 @@ class Optimizer:
     Parameters without a gradient are left as they are, states and step counts included. Everything
     is checked before the first byte is written. An optimizer belongs to one thread at a time: while
     one steps it, or runs its program, `state_dict` too is refused in others, with a RuntimeError.
+    Several threads may step several optimizers at once, which may share clips, schedules and
+    gradients that none of them zeroes. A fork waits for passes over memory that are under way: in
+    the child all parameters are whole and can be stepped, but not by an optimizer that another
+    thread was stepping.
 
     NumPy arrays and the tensors of torch and Paddle may stand side by side. A tensor is called
     ``param_{i}`` by its position, one of Paddle's by its ``name``; what Paddle's ParamAttr put on
@@ -649,22 +653,30 @@ class Optimizer:
     @contextmanager
     def _adopting(self, parameters: Iterable[Any] | None) -> Iterator[None]:
         """Lets an optimizer without parameters take these for good, if what follows succeeds."""
-        had_none = not self._parameters
+        added = parameters is not None and not self._parameters
         try:
-            if had_none and parameters is not None:
-                self._add(parameters)
+            if added:
+                try:
+                    self._alone.run(self._add, parameters)
+                except Exception:
+                    added = False  # what is refused is not there
+                    raise
             yield
         except BaseException:
-            if had_none and not self._counts.any():  # no update has come about
-                vars(self).update(
-                    _parameters={},
-                    param_groups=[],
-                    _states={},
-                    _counts=np.zeros(0, np.int64),
-                    _numbers=np.ones(0),
-                    _plan=None,
-                )
+            if added:
+                self._alone.run(self._forget_unless_stepped)
             raise
+
+    def _forget_unless_stepped(self) -> None:
+        if not self._counts.any():
+            vars(self).update(
+                _parameters={},
+                param_groups=[],
+                _states={},
+                _counts=np.zeros(0, np.int64),
+                _numbers=np.ones(0),
+                _plan=None,
+            )
 
     def _pairs(self, gradients: Gradients, chosen: set[int]) -> list[Pair]:
         """The pairs of the parameters that are to move and have a gradient."""

@@ -88,9 +88,9 @@ class Parameter:
 
     __slots__ = ("__weakref__", "_attr", "data", "grad")
 
-    # Counts the changes of attributes in all parameters, so that an optimizer sees in one
-    # comparison a step that nothing has changed.
-    revision: ClassVar[int] = 0
+    # Another object after each change of an attribute in any parameter, so that an optimizer sees
+    # in one comparison a step that nothing has changed. Two threads might count to one number.
+    revision: ClassVar[object] = object()
 
     # Whether torch is to be told when a parameter of the class is written.
     counts_writes: ClassVar[bool] = False
@@ -160,7 +160,7 @@ class Parameter:
     def _set(self, **fields: Any) -> None:
         """Changes the ParamAttr, and makes every optimizer look again."""
         self._attr = replace(self._attr, **fields)
-        Parameter.revision += 1
+        Parameter.revision = object()
 
     @staticmethod
     def watch(walked: list[object]) -> Callable[[], Any] | None:

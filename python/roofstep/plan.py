@@ -113,7 +113,7 @@ class Plan:
     tasks: dict[int, custom.Task]  # by the position of the parameter; nearly always none
     watches: bool  # for gradients that are not finite: every one counts in some norm
     _held: Held
-    _revision: int
+    _revision: object
     _looks: list[Callable[[], Any]]  # for settings that change without notice; see `_looks`
     _seen: list[Any]  # what these gave
 
@@ -171,7 +171,7 @@ class Plan:
             counts,
             numbers,
             clear_grad,
-            threads.get_num_threads(),
+            threads.wanted(),
             grad_scale,
             self.watches,
             records,
@@ -180,7 +180,7 @@ class Plan:
 
     def holds_for(self, groups: Iterable[Group]) -> bool:
         """Whether nothing has changed that a plan depends on."""
-        if self._revision != Parameter.revision or not self._held.still_in(groups):
+        if self._revision is not Parameter.revision or not self._held.still_in(groups):
             return False
         return [look() for look in self._looks] == self._seen
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 from roofstep import _core, checks
@@ -22,17 +21,20 @@ def alone(kind: str) -> _core.Alone:
     """
     return _core.Alone(
         f"this {kind} is being stepped, by another thread or by a step that "
-        f"is asking for this, or its parameters hold their averaged weights; give each "
-        f"thread an optimizer of its own or a lock around this one, ask nothing of it in a "
-        f"closure or a clip, and leave the block of averaged() first"
+        f"is asking for this, or its parameters hold their averaged weights, or so it was when "
+        f"this process was forked; give each thread an optimizer of its own or a lock around this "
+        f"one, ask nothing of it in a closure or a clip, leave the block of averaged() first, and "
+        f"fork between steps"
     )
 
 
 def set_num_threads(n: Integer | None) -> None:
     """Let every later step use up to ``n`` threads, or with None the default number again.
 
-    A step below 65 536 elements in total runs on the calling thread alone, as does one below
-    262 144 after a pause of some milliseconds. No setting changes a single bit of a result.
+    It is a setting of the process, whichever thread steps, and a forked child has it too. A number
+    stands whatever CPUs there are and whatever threadpoolctl says; the default follows both. A step
+    below 65 536 elements in total runs on the calling thread alone, as does one below 262 144 after
+    a pause of some milliseconds. No setting changes a single bit of a result.
 
     Args:
         n: from 1 to 1024, or None for the default, see `get_num_threads`. A build without OpenMP
@@ -54,20 +56,21 @@ def set_num_threads(n: Integer | None) -> None:
 
 
 def get_num_threads() -> int:
-    """The number of threads a step may use.
+    """The number of threads that a step by this thread may use.
 
-    By default that of the CPUs this process may run on (its affinity), or ``OMP_NUM_THREADS``,
-    but no more than a cgroup's CPU quota grants.
+    By default it is the least of three: what OpenMP would use, which is ``OMP_NUM_THREADS``, or
+    what threadpoolctl, ``torch.set_num_threads`` and others have told OpenMP of this thread since;
+    the CPUs that this thread may run on now (its affinity); and what the CPU quotas of this
+    process's cgroups granted when roofstep was imported.
     """
     if not _core.openmp_version:
         return 1
-    return _chosen if _chosen is not None else _default()
+    return _chosen if _chosen is not None else _core.default_threads()
 
 
-@functools.cache
-def _default() -> int:
-    quota = _cgroup_quota(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
-    return max(1, min(_core.max_threads(), quota or _core.max_threads()))
+def wanted() -> int:
+    """The number that was set; 0 for the default, which work of little size need not ask for."""
+    return _chosen or 0
 
 
 def _cgroup_quota(membership: Path, root: Path) -> int:
@@ -99,3 +102,7 @@ def _quota(group: Path) -> int:
         return max(0, -(-int(quota) // int(period)))
     except (OSError, ValueError):  # none, or the word "max"
         return 0
+
+
+if _quota_now := _cgroup_quota(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")):
+    _core.limit_threads(_quota_now)

@@ -167,7 +167,12 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             TypeError, ValueError: a setting or a parameter is none that this optimizer can step, or
                 a parameter is there already. The groups are as before then.
+            RuntimeError: another thread is stepping this optimizer.
         """
+        with self._alone:
+            self._add_param_group(param_group)
+
+    def _add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
         try:
             group = self.param_groups[-1]
@@ -554,8 +559,20 @@ class Optimizer(torch.optim.Optimizer):
 
     # Checkpoints.
 
+    @torch._disable_dynamo  # type: ignore[untyped-decorator]
+    def state_dict(self) -> dict[str, Any]:
+        """The state and the groups, as torch has them: the tensors are those in use.
+
+        Raises:
+            RuntimeError: another thread is stepping this optimizer.
+        """
+        with self._alone:
+            state: dict[str, Any] = super().state_dict()
+        return state
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), **{n: getattr(self, n) for n in self._of_pickles}}
+        with self._alone:
+            return {**super().__getstate__(), **{n: getattr(self, n) for n in self._of_pickles}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """For `load_state_dict`, pickle and copies: what fits is taken over, as copies."""
