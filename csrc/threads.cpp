@@ -78,7 +78,8 @@ void end_pass() { --passes; }
 
 void survive_fork() {
 #ifndef _WIN32
-  pthread_atfork(prepare_fork, [] { --forks; }, [] { forks = 0; });
+  // A thread that was about to begin a pass may have been counted; the child does not have it.
+  pthread_atfork(prepare_fork, [] { --forks; }, [] { passes = forks = 0; });
 #endif
 }
 
