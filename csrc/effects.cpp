@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "arrays.hpp"
+#include "without_gil.hpp"
 
 namespace py = pybind11;
 
@@ -78,7 +79,8 @@ py::object Alone::run(const py::function& function, const py::args& arguments) {
     Alone& alone;
     ~Turn() { alone.leave(); }
   } turn{*this};
-  PyObject* const result = PyObject_Call(function.ptr(), arguments.ptr(), nullptr);
+  PyObject* const result =
+      unless_ended([&] { return PyObject_Call(function.ptr(), arguments.ptr(), nullptr); });
   if (!result) throw py::error_already_set();
   return py::reinterpret_steal<py::object>(result);
 }
