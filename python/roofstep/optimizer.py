@@ -376,7 +376,7 @@ class Optimizer:
 
     @property
     def last_step_applied(self) -> bool | None:
-        """Whether the last step has moved the parameters: not if it was skipped.
+        """Whether the last step has moved the parameters; one that was skipped has not.
 
         None before the first step. A schedule that counts updates asks this before its ``step()``.
         """
