@@ -18,7 +18,6 @@ KNOWN = {
     ("numerics.md", 'Argument 1 to "isclose"'),  # last_grad_norm is None before the first step
     ("numerics.md", 'Argument 1 to "isnan"'),
     ("numerics.md", "Incompatible types in assignment"),  # to NumPy's types float32 * T is float64
-    ("numpy.md", 'Argument 2 to "savez"'),  # whose types take any ** for its flag
 }
 
 
