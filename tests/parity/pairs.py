@@ -17,7 +17,7 @@ STEPS = 20
 LIBRARIES = (torch.optim, roofstep.torch)
 # What all optimizers take, and what is not about numbers: each has tests of its own.
 COMMON = {"params", "lr", "foreach", "fused", "capturable", "differentiable"}
-OURS = {"grad_clip", "step_in_backward"}
+OURS = {"grad_clip", "step_in_backward", "skip_nonfinite"}
 # Every other option of every class that torch has.
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "SGD": [

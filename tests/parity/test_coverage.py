@@ -86,10 +86,22 @@ LISTED_OF_GROUPS = {
 }
 
 
+# What Paddle does not have is told by name only, after what it has.
+OURS = {"skip_nonfinite", "grad_scale"}
+
+
 def arguments(cls: Any) -> dict[str, Any]:
-    """Names and defaults in order."""
-    parameters = inspect.signature(cls).parameters.values()
+    """Names and defaults in order, without ours."""
+    parameters = [p for p in inspect.signature(cls).parameters.values() if p.name not in OURS]
     return {p.name: p.default for p in parameters if p.kind is not p.VAR_KEYWORD}
+
+
+def test_our_own_arguments_are_told_by_name() -> None:
+    for function in (*(getattr(roofstep, name) for name in FAMILIES), roofstep.Optimizer.step):
+        parameters = inspect.signature(function).parameters
+        own = [p for p in parameters.values() if p.name in OURS]
+        assert own == [*parameters.values()][-1:]
+        assert own[0].kind is inspect.Parameter.KEYWORD_ONLY
 
 
 @pytest.mark.parametrize("name", [*OPTIMIZERS, *CLIPS, *REGULARIZERS, "ParamAttr"])

@@ -47,9 +47,13 @@ def test_the_signature_is_that_of_torch(name: str) -> None:
     mine = inspect.signature(getattr(roofstep.torch, name)).parameters
     found = [(p.name, p.kind, p.default) for p in mine.values() if p.name not in OURS]
     assert found == [(p.name, p.kind, p.default) for p in theirs.values()]
-    last = [(p.name, p.kind, p.default) for p in list(mine.values())[-2:]]
+    last = [(p.name, p.kind, p.default) for p in list(mine.values())[-3:]]
     keyword = inspect.Parameter.KEYWORD_ONLY
-    assert last == [("grad_clip", keyword, None), ("step_in_backward", keyword, False)]
+    assert last == [
+        ("grad_clip", keyword, None),
+        ("step_in_backward", keyword, False),
+        ("skip_nonfinite", keyword, False),
+    ]
 
 
 @every_class
