@@ -138,8 +138,8 @@ def _clip(tasks: Mapping[int, Task], gradients: Gradients) -> list[_core.Norm]:
 def _regularized(task: Task, regularizer: WeightDecayRegularizer, gradient: Array) -> Array:
     array = _core.as_numpy(gradient, task.name)
     if task.scale != 1:
-        checks.rounded(f"rescale_grad for parameter {task.name!r}", task.scale, array.dtype)
-        array = _scaled(task, task.scale, gradient)
+        scale = checks.rounded(f"rescale_grad for parameter {task.name!r}", task.scale, array.dtype)
+        array = _scaled(task, scale, gradient)
         gradient = task.parameter.as_own(array)
     term = regularizer(task.parameter, gradient, None)
     term = _checked(term, task, f"what {type(regularizer).__name__} returned")
