@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 import roofstep
+from at_once import Holding
 from roofstep import state
 from roofstep.plan import State
 
@@ -207,18 +208,6 @@ def test_two_threads_with_one_optimizer_are_refused() -> None:
         twin.step()
     assert int(optimizer.state_dict()["w_step_0"]) == done
     assert np.array_equal(optimizer.parameters[0].data, twin.parameters[0].data)
-
-
-class Holding(roofstep.ClipGradBase):
-    """A clip that keeps a step from ending, until it may."""
-
-    def __init__(self) -> None:
-        self.begun, self.may_end = threading.Event(), threading.Event()
-
-    def _dygraph_clip(self, params_grads: Any) -> list[Any]:
-        self.begun.set()
-        assert self.may_end.wait(30)
-        return list(params_grads)
 
 
 CALLS: dict[str, Callable[[roofstep.Optimizer, Path], Any]] = {

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from at_once import IN_CHILD
 from roofstep import _core
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks and signals")
 
 # What every process begins with. After n steps every element is n.
-BEGIN = """
+BEGIN = (
+    IN_CHILD
+    + """
 import os, signal, sys, threading, time
 import numpy as np
 import roofstep
@@ -38,19 +41,8 @@ def stepping(made):
         while True:
             made.step()
     threading.Thread(target=go, daemon=True).start()
-
-def in_child(work):
-    child = os.fork()
-    if not child:
-        status = 1
-        try:
-            signal.alarm(30)
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    assert os.waitpid(child, 0)[1] == 0
 """
+)
 
 
 def run(code: str, *arguments: str, **environment: str) -> str:

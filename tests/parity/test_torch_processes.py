@@ -16,9 +16,12 @@ import torch
 
 import roofstep
 import roofstep.torch
+from at_once import IN_CHILD, Holding
 from roofstep import _core
 
-FORKS = """
+FORKS = (
+    IN_CHILD
+    + """
 import os, signal, threading
 import torch
 import roofstep, roofstep.torch
@@ -42,18 +45,6 @@ def optimizer():
 made, weights = optimizer()
 assert compute()
 made.step()
-
-def in_child(work):
-    child = os.fork()
-    if not child:
-        status = 1
-        try:
-            signal.alarm(30)
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    assert os.waitpid(child, 0)[1] == 0
 
 def child(n):
     for k in range(3):
@@ -93,6 +84,7 @@ thread.join()
 made.step()
 assert bool((weights == 3).all())
 """
+)
 
 
 def test_forks() -> None:
@@ -160,18 +152,6 @@ def test_training_in_threads() -> None:
             assert all(map(torch.equal, found[seed], alone))
     finally:
         torch.set_num_threads(before)
-
-
-class Holding(roofstep.ClipGradBase):
-    """A clip that keeps a step from ending, until it may."""
-
-    def __init__(self) -> None:
-        self.begun, self.may_end = threading.Event(), threading.Event()
-
-    def _dygraph_clip(self, params_grads: Any) -> list[Any]:
-        self.begun.set()
-        assert self.may_end.wait(30)
-        return list(params_grads)
 
 
 CALLS: dict[str, Callable[[roofstep.torch.Optimizer], Any]] = {
