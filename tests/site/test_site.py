@@ -110,8 +110,9 @@ def test_every_module_for_users_is_looked_at(site: SimpleNamespace) -> None:
     """A new one with an ``__all__`` is public, or is named here as what is not."""
     with_names = {
         path.relative_to(PACKAGE).as_posix()
-        for path in PACKAGE.rglob("*.py*")
-        if path.suffix == ".pyi" or re.search(r"^__all__ = ", path.read_text(), re.MULTILINE)
+        for path in PACKAGE.rglob("*")
+        if path.suffix == ".pyi"
+        or (path.suffix == ".py" and re.search(r"^__all__ = ", path.read_text(), re.MULTILINE))
     }
     assert with_names - {*MODULES.values()} == {"_core.pyi", "paddle/static/__init__.py"}
 
