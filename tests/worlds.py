@@ -42,6 +42,12 @@ def root(array: np.ndarray) -> np.ndarray:
     return found
 
 
+def flat(array: np.ndarray) -> np.ndarray:
+    """The very memory of an array that is dense in some order of its dimensions."""
+    axes = sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
+    return array.transpose(axes).reshape(-1)
+
+
 def repeats(array: np.ndarray) -> bool:
     """Whether two elements lie in one place."""
     places = np.zeros(array.shape, np.int64)
@@ -188,7 +194,7 @@ class World:
                 continue
             memory, expected = before[id(root(g))]
             offset = g.ctypes.data - memory.ctypes.data
-            np.ndarray(g.shape, g.dtype, expected.data, offset, g.strides)[...] = 0
+            np.ndarray(g.shape, g.dtype, flat(expected).data, offset, g.strides)[...] = 0
         for memory, expected in before.values():
             assert same_bits(memory, expected)
 
@@ -198,6 +204,7 @@ class World:
         for m, p in zip(model.members, self.parameters, strict=True):
             expected = m.p.transpose(m.axes) if self.plain else m.p
             assert same_bits(p.data, expected), f"p{m.index} after {m.steps} updates"
+            assert self.plain or p.data.transpose(m.axes).flags.c_contiguous, "another order"
         for memory, guards in self.guarded:
             assert (memory[guards] == GUARD).all(), "written beside a parameter"
 
