@@ -34,7 +34,7 @@ from worlds import World, as_attribute, can_fill
 
 # How many times as many runs, and those at random: `nox -s machine`.
 TIMES = int(os.environ.get("ROOFSTEP_MACHINE", "0"))
-RUNS, CALLS = 5, 30
+RUNS, CALLS = 8, 30
 
 
 class Machine(RuleBasedStateMachine):
