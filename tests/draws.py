@@ -155,7 +155,10 @@ SHAPE_LISTS = st.one_of(
 def add_members(data: Any, model: Model, group: Group) -> None:
     """The group and its parameters, dense in some order of their dimensions."""
     model.groups.append(group)
-    for shape in data.draw(SHAPE_LISTS, "shapes"):
+    shapes = data.draw(SHAPE_LISTS, "shapes")
+    if data.draw(st.integers(0, 9), "large") == 0:
+        shapes = [*shapes, (70_001,)]  # for which several threads are asked
+    for shape in shapes:
         dtype = data.draw(st.sampled_from([np.float32, np.float64]), "dtype")
         order = tuple(range(len(shape)))
         if len(shape) > 1:
