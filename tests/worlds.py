@@ -190,7 +190,7 @@ class World:
         """Zeros in the gradients of these parameters, and all else as it was."""
         for i in zeroed:
             g = self.parameters[i].grad
-            if g is None:
+            if g is None or not g.size:
                 continue
             memory, expected = before[id(root(g))]
             offset = g.ctypes.data - memory.ctypes.data
