@@ -316,6 +316,7 @@ py::object Entries::step(const std::optional<py::tuple>& gradients, const py::ob
     if (!found.stepped) {
       tensor.size = 0;
       tensor.step_count = nullptr;
+      tensor.grad_layout = nullptr;  // that of an earlier step is no more
       extents_.add(view(found.param, {parameter_role, particulars_[i].name}));
       continue;
     }

@@ -231,9 +231,10 @@ def nadam(
     beta2: float,
     epsilon: float,
     momentum_decay: float,
+    carried: float | None = None,  # the product so far, where it is not of the same settings
 ) -> np.ndarray:
     now, following = mu(beta1, momentum_decay, t), mu(beta1, momentum_decay, t + 1)
-    product = mu_product(beta1, momentum_decay, t)
+    product = mu_product(beta1, momentum_decay, t) if carried is None else carried * now
     r = math.sqrt(one_minus_power(beta2, t))
     c = r * following / (1 - product * following)
     d = r * (1 - now) / (1 - product)
@@ -441,7 +442,7 @@ def update(p: np.ndarray, x: np.ndarray, t: int, state: State, s: Settings, fact
     rule, T = RULES[s.rule], p.dtype.type
     g = T(factor * s.rescale) * x
     if isinstance(s.clip, Value):
-        lo, hi = T(s.clip.lo * s.rescale), T(s.clip.hi * s.rescale)
+        lo, hi = map(T, sorted((s.clip.lo * s.rescale, s.clip.hi * s.rescale)))  # it may be < 0
         g = np.where(g < lo, lo, g)
         g = np.where(g > hi, hi, g)
     ratio = 1.0

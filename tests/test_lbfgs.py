@@ -410,7 +410,8 @@ def test_missing_gradients_count_as_zero_and_the_untrainable_stays() -> None:
 
 
 @pytest.mark.parametrize("change", ["trainable", "decay", "dtype"])
-def test_pairs_of_another_function_are_forgotten(change: str) -> None:
+@pytest.mark.parametrize("loaded", [False, True])
+def test_pairs_of_another_function_are_forgotten(change: str, loaded: bool) -> None:
     def changed(params: list[rs.Parameter], optimizer: rs.LBFGS) -> None:
         if change == "trainable":
             params[0].trainable = False
@@ -421,6 +422,8 @@ def test_pairs_of_another_function_are_forgotten(change: str) -> None:
 
     optimizer, closure = made(rosenbrock, max_iter=4)
     run(optimizer, closure, 1)
+    if loaded:
+        optimizer.set_state_dict(optimizer.state_dict())
     anew = copy.deepcopy(closure.params)
     changed(closure.params, optimizer)
     other = rs.LBFGS(parameters=anew, max_iter=4)

@@ -253,6 +253,20 @@ def test_a_norm_that_is_nan_reaches_all_rows_but_lazy_ones(lazy: bool) -> None:
     assert math.isnan(optimizer.last_grad_norm or 0.0)
 
 
+def test_the_rows_of_a_gradient_are_forgotten_with_it() -> None:
+    """A NaN norm wakes the rows of the gradients that are there, not of those of the last step."""
+    for make in (rs.SGD, rs.Adagrad):
+        w, v, u = (rs.Parameter(np.ones((n, 2))) for n in (3, 3, 1))
+        optimizer = make(0.5, parameters=[w, v, u], grad_clip=rs.ClipGradByGlobalNorm(1.0))
+        w.grad = rows(1)
+        optimizer.step()
+        before = w.data.copy()
+        w.grad, v.grad, u.grad = None, rows(1), np.full((1, 2), math.nan)
+        optimizer.step()
+        assert np.isnan(v.data).all()
+        assert w.data.tobytes() == before.tobytes()
+
+
 def test_zeros_of_either_sign_are_added_to_zeros() -> None:
     w, optimizer = one(shape=(1, 2))
     w.data[...] = -0.0

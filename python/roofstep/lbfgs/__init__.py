@@ -210,9 +210,8 @@ class LBFGS(Optimizer):
         with self._alone:
             space = Space(self._parts(self.param_groups), self._parameters)
             progress = self._progress
-            if progress.kind not in (None, space.kind):
-                progress.begin_anew(self._search["history_size"], None)
-            progress.kind = space.kind
+            if progress.kind != space.kind:
+                progress.begin_anew(self._search["history_size"], space.kind)
             iterations = progress.iterations
             try:
                 return self._iterate(space, closure, learning_rate)

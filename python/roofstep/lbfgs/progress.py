@@ -35,7 +35,7 @@ class Progress:
     def begin_anew(self, most: int, kind: tuple[Any, ...] | None) -> None:
         """Forget all but the count of evaluations."""
         self.iterations = 0
-        self.kind = kind  # the function that the pairs belong to; None if they were loaded
+        self.kind = kind  # the function that the pairs belong to; None: there are none
         self.curvature = Curvature(most)
         self.gradient: Array | None = None
         self.direction: Array | None = None
@@ -54,7 +54,7 @@ class Progress:
     def save(self, space: Space) -> dict[str, Any]:
         """Its form in a state dict; arrays are those in use."""
         state: dict[str, Any] = {"func_evals": self.evaluations, "n_iter": 0}
-        is_of_use = self.kind in (None, space.kind) and self.iterations
+        is_of_use = self.kind == space.kind and self.iterations
         if is_of_use and self.gradient is not None and self.direction is not None:
             pairs, kind = self.curvature.pairs, (self.gradient.size, self.gradient.dtype)
             state |= {
@@ -99,6 +99,7 @@ def restored(state: Any, space: Space, most: int, problems: list[str]) -> Progre
     if saved is not None and not _same_shapes(saved, shapes):
         problems.append(f"'shapes' are {saved}, those of the trainable parameters {shapes}")
     if not problems:
+        progress.kind = space.kind
         progress.curvature.pairs.extend(map(Pair, ys, ss, rhos))
     return progress
 
