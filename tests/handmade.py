@@ -1,4 +1,4 @@
-"""Tensors made by hand: objects that tell through DLPack's C exchange API whatever they are told."""
+"""Tensors made by hand: objects that tell through DLPack's C exchange API what they are told."""
 
 from __future__ import annotations
 
@@ -141,7 +141,9 @@ def _share(self: Handmade, out: Any) -> int:
 
 
 def _release(at: int) -> None:
-    owner = _OWNERS.pop(at)  # a KeyError here, which sys.unraisablehook is told of, is a second call
+    owner = _OWNERS.pop(
+        at
+    )  # a KeyError here, which sys.unraisablehook is told of, is a second call
     owner.released += 1
     made, _ = owner.held.pop(at)
     ctypes.memset(at, 0xAA, ctypes.sizeof(made))
@@ -162,7 +164,8 @@ _new_capsule = ctypes.pythonapi.PyCapsule_New
 _new_capsule.restype = ctypes.py_object
 _new_capsule.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
 _FUNCTIONS = {
-    "returns": _RETURNS, "shows": _SHOWS, "shares": _SHARES, "raises": _RAISES, "refuses": _REFUSES, "nothing": None,
+    "returns": _RETURNS, "shows": _SHOWS, "shares": _SHARES, "raises": _RAISES, "refuses": _REFUSES,
+    "nothing": None,
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Tensors that say what cannot be: refused, with nothing changed and all that was shared given back."""
+"""Tensors that say what cannot be: refused, with nothing changed and all of it given back."""
 
 from __future__ import annotations
 
@@ -137,7 +137,9 @@ def test_what_shows_nothing_is_refused(made: Any, error: type[Exception], memory
 
 
 def test_an_older_table_is_found(memory: Any) -> None:
-    tensor = library(major=3, older=library(major=2, older=library()))(Claim(memory.ctypes.data, [6]))
+    tensor = library(major=3, older=library(major=2, older=library()))(
+        Claim(memory.ctypes.data, [6])
+    )
     assert (_core.as_numpy(tensor, "p") == memory).all()
 
 

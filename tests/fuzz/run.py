@@ -82,6 +82,9 @@ def run(target: str, seconds: int, core: Path) -> int:
         print(done.stderr)
     executions = re.findall(r"stat::number_of_executed_units: (\d+)", done.stderr)
     covered = re.findall(r"cov: (\d+) ft: (\d+) corp: (\d+)", done.stderr)
+    if not covered:
+        print(f"{target}: nothing was counted; is another roofstep installed here, to be edited?")
+        return 1
     print(f"{target}: {executions[-1:]} executions; counters, features, inputs: {covered[-1:]}")
     return done.returncode
 

@@ -1,7 +1,7 @@
 """Hand-made tensors, hostile in every field, against the door for tensors: a target for libFuzzer.
 
-A tensor that fits into memory of ours must do what the NumPy array over the same bytes does, be it a
-step or a refusal. One that cannot be must be refused with nothing changed. What lies about its
+A tensor that fits into memory of ours must do what the NumPy array over the same bytes does, be it
+a step or a refusal. One that cannot be must be refused with nothing changed. What lies about its
 extents and is possible cannot be known to be wrong: it is passed over.
 
 The door is C++, compiled with Clang's counters; the case and what must come of it are Python, since
@@ -21,7 +21,7 @@ from typing import Any
 import atheris
 import numpy as np
 
-import instrumented  # isort: skip  # before roofstep
+import instrumented  # isort: skip  # noqa: F401  # before roofstep
 import roofstep as rs
 from handmade import Claim, Handmade, library
 from roofstep import _core
@@ -64,7 +64,22 @@ OURS, BESIDE = Memory(), Memory()
 
 HOSTILE = [
     *(sign * 2**power for power in (16, 31, 32, 40, 59, 60, 61, 62) for sign in (1, -1)),
-    *(2**31 - 1, 2**61 - 1, 2**62 - 1, 2**63 - 1, -(2**63), 1 - 2**63, -1, -2, 0, 1, 2, 64, 65, 128),
+    *(
+        2**31 - 1,
+        2**61 - 1,
+        2**62 - 1,
+        2**63 - 1,
+        -(2**63),
+        1 - 2**63,
+        -1,
+        -2,
+        0,
+        1,
+        2,
+        64,
+        65,
+        128,
+    ),
 ]
 
 
@@ -135,7 +150,8 @@ def twist(claim: Claim, data: Any) -> None:
     elif which <= 4 and rank:
         claim.strides = steps(claim)
         claim.strides = [(s + 2**63) % 2**64 - 2**63 for s in claim.strides]
-        claim.strides[data.ConsumeIntInRange(0, rank - 1)] = hostile(data)
+        for d in range(rank) if data.ConsumeBool() else [data.ConsumeIntInRange(0, rank - 1)]:
+            claim.strides[d] = hostile(data)
     elif which == 5:
         claim.shape = None
     elif which == 6:
@@ -223,7 +239,7 @@ BAD = [
     library(major=2, older=library(major=0)), library(name=b"dltensor"),
     library(name=b"used_dltensor"), library(is_dense=lambda self: False), library(is_dense=_raise),
     type("NoCapsule", (Handmade,), {"__dlpack_c_exchange_api__": 1}),
-    type("Capsule", (Handmade,), {"__dlpack__": lambda self, **_: library().__dlpack_c_exchange_api__}),
+    type("NoTable", (Handmade,), {"__dlpack__": lambda self: GOOD[0].__dlpack_c_exchange_api__}),
 ]  # fmt: skip
 ERRORS = [ValueError, TypeError, BufferError, RuntimeError, MemoryError, KeyboardInterrupt, OSError]
 
@@ -307,7 +323,7 @@ def one_input(raw: bytes) -> None:
         whose = 1
     for i in range(looked_at):
         is_ours = whose & 1 << i
-        if "lie" in verdicts[i] or not is_ours and {*verdicts[i]} != {"fits"}:
+        if "lie" in verdicts[i] or (not is_ours and {*verdicts[i]} != {"fits"}):
             return
     OURS.reset()
     BESIDE.reset()
@@ -319,7 +335,9 @@ def one_input(raw: bytes) -> None:
         for i in range(looked_at)
     ] + [None] * (2 - looked_at)
     arrays += [None] * (2 - looked_at)
-    qualities = [quality for i, (_, quality) in enumerate(tensors) if whose & 1 << i and i < looked_at]
+    qualities = [
+        quality for i, (_, quality) in enumerate(tensors) if whose & 1 << i and i < looked_at
+    ]
     other = np.zeros(3, np.float32)
 
     came = run(way, which, clear, *given, other)
