@@ -77,6 +77,23 @@ def step(optimizer: rs.Optimizer, seed: int) -> None:
         optimizer.step()
 
 
+def is_sealed(raw: bytes) -> bool:
+    """Whether all checksums are right and the arrays end with the file, by other ways than ours."""
+    begin = 8 + int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8:begin])
+    metadata = header.pop("__metadata__")
+    sums = json.loads(metadata["crc32"])
+    said = metadata["header_crc32"].encode()
+    ends = [begin]
+    for name, entry in header.items():
+        start, end = (begin + offset for offset in entry["data_offsets"])
+        if zlib.crc32(raw[start:end]) != int(sums.pop(name), 16):
+            return False
+        ends.append(end)
+    blank = raw[:begin].replace(said, b"0" * 8, 1)
+    return not sums and max(ends) == len(raw) and zlib.crc32(blank) == int(said, 16)
+
+
 def seeds() -> list[bytes]:
     """A byte that says whose it is, and a file: of each optimizer, young and old."""
     found = []
@@ -196,9 +213,11 @@ def mutate(raw: bytes, most: int, seed: int) -> bytes:
         return atheris.Mutate(raw, min(most, LONGEST))
     header, rest = found
     which = raw[0]
+    if rest and random_.random() < 0.1:  # of which the checksums must tell
+        return raw[: -len(rest)] + atheris.Mutate(rest, max(1, most - len(raw)))
     try:
         for _ in range(random_.choice([1, 1, 1, 2, 3])):
-            how = random_.randrange(10)
+            how = random_.randrange(11)
             settings = header["__metadata__"].get("settings")
             if how < 5 and isinstance(settings, str):
                 plain = [json.loads(settings)]
@@ -208,7 +227,10 @@ def mutate(raw: bytes, most: int, seed: int) -> bytes:
                 )
             elif how < 8:
                 _change(header, random_)
-            elif how == 8 and rest:
+            elif how == 8 and isinstance(settings, str):
+                depth = random_.choice([1, 100, 3000])  # as text: json writes nothing so deep
+                header["__metadata__"]["settings"] = "[" * depth + settings + "]" * depth
+            elif how == 9 and rest:
                 rest = atheris.Mutate(rest, min(len(rest), most))
             else:
                 which = random_.randrange(len(MAKERS))
@@ -221,6 +243,8 @@ def mutate(raw: bytes, most: int, seed: int) -> bytes:
             made = sealed(header, rest, random_)
         else:
             text = json.dumps(header).encode()
+            depth = random_.choice([0, 0, 100, 3000])
+            text = b'{"x":' + b"[" * depth + b"]" * depth + b"," + text[1:] if depth else text
             made = len(text).to_bytes(8, "little") + text + rest
     except (RecursionError, ValueError):
         return raw
@@ -263,6 +287,7 @@ def one_input(raw: bytes) -> None:
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert peak < MOST + 100 * len(raw), f"{peak} bytes for a file of {len(raw)}"
+    assert is_sealed(raw[1:]), "loaded, and yet damaged"
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
