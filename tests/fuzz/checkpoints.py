@@ -193,6 +193,8 @@ def _change(plain: Any, random_: random.Random) -> None:
         for _ in range(random_.choice([1, 2, 20, 900, 5000])):
             nested = ["list", nested] if random_.random() < 0.9 else {"x": nested}
         holder[key] = nested
+    elif isinstance(holder[key], list):
+        holder[key].reverse()  # a shape of as many elements
     elif isinstance(holder[key], bool):
         holder[key] = not holder[key]
     elif isinstance(holder[key], (int, float)):
@@ -288,6 +290,10 @@ def one_input(raw: bytes) -> None:
         tracemalloc.stop()
         assert peak < MOST + 100 * len(raw), f"{peak} bytes for a file of {len(raw)}"
     assert is_sealed(raw[1:]), "loaded, and yet damaged"
+    header, _ = parts(raw[1:]) or ({}, b"")
+    for name, array in optimizer._save().items():
+        said = header.get("states/" + name, {}).get("shape")
+        assert said is None or said == [*array.shape], f"{name} loaded in another shape"
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
