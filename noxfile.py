@@ -15,3 +15,13 @@ def machine(session: nox.Session) -> None:
     if session.posargs != ["short"]:
         session.env["ROOFSTEP_MACHINE"] = "100"
     session.run("python", "-m", "pytest", "tests/test_machine.py", "--no-showlocals")
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Hostile tensors and files, each for 10 minutes or `-- SECONDS`; needs clang."""
+    (length,) = session.posargs or ["600"]
+    session.env["PIP_CONSTRAINT"] = "constraints.txt"
+    wanted = nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]["fuzz"]
+    session.install(*wanted)
+    session.run("python", "tests/fuzz/run.py", "8" if length == "short" else length)

@@ -131,13 +131,14 @@ void require_writable(const Array& array, const Subject& subject) {
 
 void require_clearable(const Array& array, const Subject& subject) {
   require_writable(array, subject);
+  if (array.size < 2) return;
   std::vector<int> order(array.ndim);
   std::iota(order.begin(), order.end(), 0);
   std::sort(order.begin(), order.end(),
             [&](int a, int b) { return std::abs(array.stride(a)) < std::abs(array.stride(b)); });
   Py_ssize_t reach = static_cast<Py_ssize_t>(array.item_size());
   for (const int d : order) {
-    if (array.size > 1 && array.shape[d] > 1 && std::abs(array.stride(d)) < reach) {
+    if (array.shape[d] > 1 && std::abs(array.stride(d)) < reach) {
       refuse(subject, "each element in its own memory, to be zeroed in the pass", text_of(array),
              std::string("step without clear_grad, or pass ") + copy_of(array.object));
     }

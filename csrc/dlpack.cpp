@@ -24,7 +24,12 @@ Library published_by(py::handle type) {
   const char* const name = "dlpack_exchange_api";
   if (!PyCapsule_IsValid(capsule.ptr(), name)) return {};
   auto header = static_cast<const Header*>(PyCapsule_GetPointer(capsule.ptr(), name));
-  while (header && header->version.major != 1) header = header->older;
+  while (header && header->version.major > 1) {
+    const Header* const older = header->older;
+    // Else they might go round in a circle.
+    header = older && older->version.major < header->version.major ? older : nullptr;
+  }
+  if (header && header->version.major != 1) return {};
   const Table* const table = reinterpret_cast<const Table*>(header);
   if (!table || !table->show || !table->share) return {};
   return {table, py::hasattr(type, "is_neg"), py::hasattr(type, "is_dense")};

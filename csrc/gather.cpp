@@ -58,6 +58,14 @@ py::object new_int(std::size_t value) {
   return py::reinterpret_steal<py::object>(made);
 }
 
+// Throws if a tensor has been put where the parameter has an array.
+void refuse_as_data(py::handle parameter, const Subject& subject) {
+  if (!py::getattr(parameter, "holds_array", py::bool_(false)).cast<bool>()) return;
+  throw py::type_error(subject.text() +
+                       ": expected a NumPy array as its data, got a tensor; give the tensor to the "
+                       "optimizer as it is, as in parameters=[tensor]");
+}
+
 template <class Visit>
 void for_each_state(PyObject* row, const Visit& visit) {
   PyObject* states = PyTuple_GET_ITEM(row, 4);
@@ -199,6 +207,7 @@ void Entries::look(std::size_t i, const Found& found, Held& held) {
   Tensor& tensor = tensors_[i];
   const Subject param_subject{parameter_role, own.name};
   const Subject grad_subject{gradient_role, own.name};
+  if (rows_[i].data && is_tensor(found.param)) refuse_as_data(rows_[i].parameter, param_subject);
   const Array param = view_parameter(found.param, param_subject);
   Array grad;
   const bool dense = view_if_dense(found.grad, grad_subject, grad);

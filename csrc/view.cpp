@@ -120,13 +120,48 @@ void require_literal(const Array& array, const Subject& subject) {
   }
 }
 
-// False, perhaps with a Python error set, if the library does not show the memory of a tensor.
-bool view_tensor(const dlpack::Library& library, PyObject* object, const Subject& subject,
-                 Array& view) {
-  static PyObject* const is_dense = PyUnicode_InternFromString("is_dense");
-  if (library.is_dense && !ask(object, is_dense)) return false;
-  dlpack::Tensor tensor;
-  if (library.table->show(object, &tensor) != 0) return false;
+// No memory has more bytes, and two such numbers can be added and negated.
+constexpr std::uint64_t most_bytes = PY_SSIZE_T_MAX / 2;
+
+bool multiply(std::uint64_t& product, std::uint64_t factor) {
+  return !__builtin_mul_overflow(product, factor, &product) && product <= most_bytes;
+}
+
+// Whether a tensor of real numbers can lie in memory: whoever computes with its extents, strides
+// and addresses meets no overflow then, be it empty or not. That it ends where its memory does has
+// to be believed.
+bool possible(const dlpack::Tensor& tensor) {
+  if (tensor.ndim < 0 || tensor.ndim > NPY_MAXDIMS || (tensor.ndim && !tensor.shape)) return false;
+  const std::uint64_t item = tensor.element.bits / 8;
+  std::uint64_t bytes = item;
+  bool empty = false;
+  for (int d = 0; d < tensor.ndim; ++d) {
+    const std::uint64_t extent = static_cast<std::uint64_t>(tensor.shape[d]);  // huge if it is < 0
+    empty = empty || extent == 0;
+    if (!multiply(bytes, extent ? extent : 1)) return false;
+  }
+  std::uint64_t before = 0, after = tensor.strides ? item : bytes;
+  for (int d = 0; tensor.strides && d < tensor.ndim; ++d) {
+    const std::int64_t stride = tensor.strides[d];
+    std::uint64_t far = static_cast<std::uint64_t>(stride);
+    if (stride < 0) far = 0 - far;
+    if (!multiply(far, item)) return false;
+    if (empty) continue;
+    if (!multiply(far, static_cast<std::uint64_t>(tensor.shape[d] - 1))) return false;
+    (stride < 0 ? before : after) += far;
+    if (before + after > most_bytes) return false;
+  }
+  std::uint64_t first, end;
+  if (__builtin_add_overflow(reinterpret_cast<std::uintptr_t>(tensor.data), tensor.byte_offset,
+                             &first)) {
+    return false;
+  }
+  return empty || (before <= first && !__builtin_add_overflow(first, after, &end));
+}
+
+// What the library tells of a tensor, if it is as a step needs it.
+Array view_shown(const dlpack::Library& library, PyObject* object, const dlpack::Tensor& tensor,
+                 const Subject& subject) {
   if (tensor.device.type != dlpack::cpu) {
     refuse(subject, "a tensor in the memory of the CPU",
            "one on " + text_of(py::getattr(object, "device", py::str("another device"))),
@@ -140,17 +175,23 @@ bool view_tensor(const dlpack::Library& library, PyObject* object, const Subject
                ? "step its real and imaginary parts as one real tensor, as by torch.view_as_real"
                : "convert the tensor, or its model, with .float()");
   }
+  if (!possible(tensor)) {
+    refuse(subject, "a tensor that memory can hold",
+           "one whose library gives it dimensions, strides or an address that none can have",
+           "copy it with tensor.clone()");
+  }
   static_assert(sizeof(Py_ssize_t) == sizeof(std::int64_t));
-  view = {object,
-          static_cast<char*>(tensor.data) + tensor.byte_offset,
-          bits == 32 ? Dtype::f32 : Dtype::f64,
-          tensor.ndim,
-          reinterpret_cast<const Py_ssize_t*>(tensor.shape),
-          reinterpret_cast<const Py_ssize_t*>(tensor.strides),
-          bits / 8,
-          1,
-          true,
-          true};
+  Array view{
+      object,
+      reinterpret_cast<char*>(reinterpret_cast<std::uintptr_t>(tensor.data) + tensor.byte_offset),
+      bits == 32 ? Dtype::f32 : Dtype::f64,
+      tensor.ndim,
+      reinterpret_cast<const Py_ssize_t*>(tensor.shape),
+      reinterpret_cast<const Py_ssize_t*>(tensor.strides),
+      bits / 8,
+      1,
+      true,
+      true};
   for (int d = view.ndim; d-- > 0;) {
     const bool continues = !view.strides || view.shape[d] == 1 ||
                            view.strides[d] == static_cast<Py_ssize_t>(view.size);
@@ -168,6 +209,17 @@ bool view_tensor(const dlpack::Library& library, PyObject* object, const Subject
   if (library.is_neg && view.size && !(view.c_contiguous && view.size > 1)) {
     require_literal(view, subject);
   }
+  return view;
+}
+
+// False, perhaps with a Python error set, if the library does not show the memory of a tensor.
+bool view_tensor(const dlpack::Library& library, PyObject* object, const Subject& subject,
+                 Array& view) {
+  static PyObject* const is_dense = PyUnicode_InternFromString("is_dense");
+  if (library.is_dense && !ask(object, is_dense)) return false;
+  dlpack::Tensor tensor;
+  if (library.table->show(object, &tensor) != 0) return false;
+  view = view_shown(library, object, tensor, subject);
   return true;
 }
 
@@ -243,15 +295,24 @@ py::object as_numpy(PyObject* object, const Subject& subject) {
   // shared, since Paddle frees the memory of a gradient at `p.grad = None`, whoever else holds it.
   py::object owner = py::reinterpret_borrow<py::object>(object);
   if (py::hasattr(owner, "detach")) owner = owner.attr("detach")();
-  const Array array = view(owner.ptr(), subject);
-  dlpack::Shared* shared;
-  if (library_of(owner.ptr()).table->share(owner.ptr(), &shared) != 0) {
-    refuse_unshown(owner, subject);
-  }
+  const Array shown = view(owner.ptr(), subject);
+  const dlpack::Library library = library_of(owner.ptr());
+  dlpack::Shared* shared = nullptr;
+  if (library.table->share(owner.ptr(), &shared) != 0 || !shared) refuse_unshown(owner, subject);
   py::capsule memory(shared, [](void* pointer) {
     const auto owned = static_cast<dlpack::Shared*>(pointer);
     if (owned->release) owned->release(owned);
   });
+  if (shared->version.major != 1) {
+    refuse(subject, "a tensor by version 1 of DLPack",
+           "one by version " + std::to_string(shared->version.major),
+           "update roofstep, or pass a NumPy array over its memory");
+  }
+  const Array array = view_shown(library, owner.ptr(), shared->tensor, subject);
+  if (array.size && array.data != shown.data) {
+    refuse(subject, "a tensor whose memory its library shares", "one of which it shares a copy",
+           "copy it with tensor.clone()");
+  }
   std::vector<npy_intp> strides;
   for (int d = 0; d < array.ndim; ++d) strides.push_back(array.stride(d));
   static char nothing[sizeof(double)];

@@ -95,6 +95,9 @@ class Parameter:
     # Whether torch is to be told when a parameter of the class is written.
     counts_writes: ClassVar[bool] = False
 
+    # Whether the data is an array, and no tensor that is looked at anew in every step.
+    holds_array: ClassVar[bool] = True
+
     data: Array
     grad: Array | SelectedRows | None
 

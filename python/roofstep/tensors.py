@@ -30,6 +30,8 @@ class TensorParameter(Parameter):
 
     __slots__ = ("_tensor",)
 
+    holds_array = False
+
     def __init__(self, tensor: Any, name: str | None = None) -> None:
         self._attr = ParamAttr(name=name)
         self._tensor = tensor

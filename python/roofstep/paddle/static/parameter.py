@@ -34,6 +34,8 @@ class StaticParameter(Parameter):
 
     __slots__ = ("_at", "_initialised_at", "_like", "_scope", "adopted")
 
+    holds_array = False
+
     def __init__(self, value: Value, adopted: bool = False) -> None:
         name, dtype = value.name, dtype_of(value)
         if dtype not in ("float32", "float64"):
