@@ -1,7 +1,4 @@
-"""Runs that take an environment of their own: the suite under sanitizers and under valgrind.
-
-`nox -s address` is the long form, `nox -s address -- short` the one of some minutes in .ci/run.
-"""
+"""What takes an environment or a build of its own: `nox -s NAME`, or in short `-- short`."""
 
 from __future__ import annotations
 
@@ -11,10 +8,10 @@ from pathlib import Path
 
 import nox
 
-nox.options.sessions = []  # all of them would take hours
+nox.options.sessions = []
 
 BUILD = ("scikit-build-core", "pybind11", "cython", "cmake", "ninja")
-CLANG = ("CMAKE_C_COMPILER=clang", "CMAKE_CXX_COMPILER=clang++", "ROOFSTEP_BASELINE_ONLY=ON")
+CLANG = ("CMAKE_C_COMPILER=clang", "CMAKE_CXX_COMPILER=clang++", "ROOFSTEP_BASELINE_ALONE=ON")
 REPORTED = 66  # the status of a process in which something was reported
 
 # Each way into the C++ once: arrays and their refusals, steps of dense and sparse gradients, norms,
@@ -89,6 +86,7 @@ def watch(
     def run(*arguments: str, status: int = 0) -> None:
         session.run(*watched, *arguments, env=env, external=True, success_codes=[status])
 
+    run("csrc/tests/misuse.py", "nothing")
     for misuse in misuses:
         run("csrc/tests/misuse.py", misuse, status=REPORTED)
     # Reports go to where pytest would keep them from being seen if the process ends.
@@ -150,12 +148,12 @@ def thread(session: nox.Session) -> None:
 @nox.session
 def memcheck(session: nox.Session) -> None:
     """Valgrind on the loops as they are released, but for AVX-512, which it does not have."""
-    baseline = ("ROOFSTEP_BASELINE_ONLY=ON",) if is_short(session) else ()
+    baseline = ("ROOFSTEP_BASELINE_ALONE=ON",) if is_short(session) else ()
     build(session, *baseline, kind="RelWithDebInfo")
     watch(
         session,
         *("valgrind", "--quiet", f"--error-exitcode={REPORTED}", "--fair-sched=yes"),
-        "--suppressions=/usr/lib/valgrind/python3.supp",
+        "--suppressions=csrc/tests/valgrind.supp",
         misuses=("beyond", "freed", "uninitialised"),
         env={"OMP_WAIT_POLICY": "passive"},
     )

@@ -17,7 +17,7 @@ bool always() { return true; }
 
 }  // namespace
 
-#if defined(__x86_64__) && !defined(ROOFSTEP_BASELINE_ONLY)
+#if defined(__x86_64__) && !defined(ROOFSTEP_BASELINE_ALONE)
 
 namespace avx512 {
 extern const Kernels kernels;
@@ -47,7 +47,7 @@ const Candidate candidates[] = {
 
 }  // namespace
 
-#elif defined(__aarch64__) && !defined(ROOFSTEP_BASELINE_ONLY)
+#elif defined(__aarch64__) && !defined(ROOFSTEP_BASELINE_ALONE)
 
 namespace neon {
 extern const Kernels kernels;
@@ -72,7 +72,7 @@ namespace {
 // Measured: on a Xeon of the fourth generation this takes 10 % off an update of Adam and 20 % off a
 // norm out of memory, and nothing else up to 4 KB does more; on Zen 4 every distance cost 10-27 %.
 std::size_t best_fetch_ahead() {
-#if defined(__x86_64__) && !defined(ROOFSTEP_BASELINE_ONLY)
+#if defined(__x86_64__) && !defined(ROOFSTEP_BASELINE_ALONE)
   __builtin_cpu_init();  // Clang's library on Windows does not do so by itself
   if (__builtin_cpu_is("intel") && has_avx512()) return 40 * 64;
 #endif

@@ -37,6 +37,13 @@ sgd = function("sgd_f32", ctypes.c_int, ADDRESS, ADDRESS, ctypes.c_ssize_t, ctyp
 sum_squares = function("sum_squares_f32", ctypes.c_double, ADDRESS, ctypes.c_ssize_t)
 
 
+def nothing() -> None:
+    """Sound use, of which nothing must be reported."""
+    param, grad = np.ones(SIZE, "f4"), np.ones(SIZE, "f4")
+    sgd(param.ctypes.data, grad.ctypes.data, SIZE, 0.1)
+    print(sum_squares(grad.ctypes.data, SIZE) > 1)
+
+
 def beyond() -> None:
     """The last element of the parameter is behind its end."""
     param, grad = np.ones(SIZE - 1, "f4"), np.ones(SIZE, "f4")
