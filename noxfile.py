@@ -14,17 +14,17 @@ BUILD = ("scikit-build-core", "pybind11", "cython", "cmake", "ninja")
 CLANG = ("CMAKE_C_COMPILER=clang", "CMAKE_CXX_COMPILER=clang++", "ROOFSTEP_BASELINE_ALONE=ON")
 REPORTED = 66  # the status of a process in which something was reported
 
-# Each way into the C++ once: arrays and their refusals, steps of dense and sparse gradients, norms,
-# exchanges of averages, states and files, streaming loops, several optimizers in several threads.
+# Each way into the C++ once: arrays, dense and sparse gradients and refusals of them, norms,
+# exchanges with averages, files, several optimizers in several threads; `watch` adds the compiled door.
 SHORT = (
     "tests/test_average.py::test_in_the_block_the_parameters_hold_the_mean",
-    "tests/test_isa.py::test_the_roof_moves_every_byte",
-    "tests/test_isa.py::test_what_is_fetched_ahead_changes_no_bits",
     "tests/test_norm.py::test_both_dtypes_in_one_norm",
     "tests/test_norm.py::test_many_tensors",
-    "tests/test_process.py::test_optimizers_in_threads",
+    "tests/test_process.py::test_optimizers_in_threads[2-2-own]",
+    "tests/test_process.py::test_optimizers_in_threads[2-2-shared gradients]",
     "tests/test_rows.py::test_gradients_that_do_not_fit",
     "tests/test_rows.py::test_the_same_bits_everywhere",
+    "tests/test_save.py::test_values_are_written_to_where_the_parameters_lie",
 )
 
 # What the long form leaves out, as it holds nothing that the rest lacks of C++ and memory.
@@ -73,8 +73,6 @@ def watch(
     session: nox.Session,
     *watcher: str,
     misuses: tuple[str, ...],
-    short: tuple[str, ...] = SHORT,
-    left_out: tuple[str, ...] = LEFT_OUT,
     env: dict[str, str],
 ) -> None:
     """Runs the tests behind the command that watches, once it has seen that misuse is reported."""
@@ -91,7 +89,7 @@ def watch(
         run("csrc/tests/misuse.py", misuse, status=REPORTED)
     # Reports go to where pytest would keep them from being seen if the process ends.
     pytest = ("-m", "pytest", "-q", "--capture=sys", "-p", "no:cacheprovider")
-    chosen = short if is_short(session) else ("tests", *(f"--ignore={path}" for path in left_out))
+    chosen = SHORT if is_short(session) else ("tests", *(f"--ignore={path}" for path in LEFT_OUT))
     run(*pytest, *chosen)
     # The compiled door, by one of its ways.
     run(*pytest, "--noconftest", "-k", "cffi", "tests/wheel/inside/refusals.py")
