@@ -15,7 +15,7 @@ CLANG = ("CMAKE_C_COMPILER=clang", "CMAKE_CXX_COMPILER=clang++", "ROOFSTEP_BASEL
 REPORTED = 66  # the status of a process in which something was reported
 
 # Each way into the C++ once: arrays, dense and sparse gradients and refusals of them, norms,
-# exchanges with averages, files, several optimizers in several threads; `watch` adds the compiled door.
+# exchanges with averages, files, several threads; `watch` adds the compiled door.
 SHORT = (
     "tests/test_average.py::test_in_the_block_the_parameters_hold_the_mean",
     "tests/test_norm.py::test_both_dtypes_in_one_norm",
