@@ -20,8 +20,6 @@ from typing import Any
 
 import atheris
 
-import instrumented  # isort: skip  # noqa: F401  # before roofstep
-
 with atheris.instrument_imports(include=["roofstep.checkpoint", "roofstep.checks"]):
     import numpy as np
 

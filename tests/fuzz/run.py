@@ -1,4 +1,4 @@
-"""Builds the module as the targets need it, and runs each for some seconds: `run.py [seconds]`."""
+"""Runs each target for some seconds, on a build of its own or what is installed: `run.py [seconds]`."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ from pathlib import Path
 HERE = Path(__file__).parent
 TOP = HERE.parents[1]
 BUILD = TOP / "build" / "fuzz"
-# The reader is Python, and libFuzzer asks no mutator in Python where its runtime is loaded first.
-TARGETS = {"tensors": "SANITIZED", "checkpoints": "PLAIN"}
 
 
-def build(kind: str) -> Path:
-    """The module, compiled anew where sources have changed."""
-    where = BUILD / kind
+def build() -> Path:
+    """The module as libFuzzer wants it, compiled anew where sources have changed."""
+    where = BUILD / "module"
     pybind11 = importlib.util.find_spec("pybind11")
     assert pybind11
     assert pybind11.origin
     options = {
         "CMAKE_CXX_COMPILER": "clang++",
         "Python_EXECUTABLE": sys.executable,
-        "ROOFSTEP_FUZZ": kind,
+        "ROOFSTEP_BASELINE_ALONE": "ON",
         "ROOFSTEP_OPENMP": "OFF",
+        "ROOFSTEP_SANITIZE": "address,undefined,fuzzer-no-link",
         "SKBUILD_PROJECT_VERSION": "0",
         "pybind11_ROOT": str(Path(pybind11.origin).parent),
     }
@@ -38,21 +37,12 @@ def build(kind: str) -> Path:
     return where / f"_core{sysconfig.get_config_var('EXT_SUFFIX')}"
 
 
-def environment(kind: str, core: Path, files: str) -> dict[str, str]:
-    """For a process with this module."""
-    path = [TOP / "python", TOP / "tests", HERE]
-    given = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(map(str, path)),
-        "ROOFSTEP_FUZZED": str(core),
-        "ROOFSTEP_FUZZ_FILES": files,
-    }
-    if kind == "PLAIN":
-        return given
+def sanitized(core: Path) -> dict[str, str]:
+    """What a process with this module has in its environment."""
     # That of the sanitizers and of libFuzzer, which atheris brings.
     runtime = next(Path(p) / "asan_with_fuzzer.so" for p in sys.path if _has_runtime(p))
     return {
-        **given,
+        "ROOFSTEP_FUZZED": str(core),
         "LD_PRELOAD": str(runtime),
         "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1:quarantine_size_mb=16",
         "UBSAN_OPTIONS": "print_stacktrace=1",
@@ -64,14 +54,15 @@ def _has_runtime(path: str) -> bool:
     return (Path(path) / "asan_with_fuzzer.so").exists()
 
 
-def run(target: str, seconds: int, core: Path) -> int:
+def run(target: str, seconds: int, env: dict[str, str]) -> int:
     """The exit status. What is found is kept in `BUILD`, as is what covers the most."""
     corpus = BUILD / target
     corpus.mkdir(parents=True, exist_ok=True)
     script = HERE / f"{target}.py"
     limits = [f"-max_total_time={seconds}", "-timeout=20", "-rss_limit_mb=2048", "-max_len=65536"]
     with tempfile.TemporaryDirectory() as files:
-        given = environment(TARGETS[target], core, files)
+        path = os.pathsep.join(map(str, (TOP / "tests", HERE)))
+        given = {**os.environ, **env, "PYTHONPATH": path, "ROOFSTEP_FUZZ_FILES": files}
         subprocess.run([sys.executable, script, "--seeds", corpus], check=True, env=given)
         done = subprocess.run(
             [sys.executable, script, corpus, *limits, f"-artifact_prefix={BUILD}/{target}-",
@@ -91,5 +82,6 @@ def run(target: str, seconds: int, core: Path) -> int:
 
 if __name__ == "__main__":
     seconds = int(sys.argv[1]) if sys.argv[1:] else 600
-    made = {target: build(kind) for target, kind in TARGETS.items()}
-    sys.exit(max(run(target, seconds, core) for target, core in made.items()))
+    # The reader is Python, and libFuzzer asks no mutator in Python where its runtime comes first.
+    environments = {"tensors": sanitized(build()), "checkpoints": {}}
+    sys.exit(max(run(target, seconds, env) for target, env in environments.items()))
