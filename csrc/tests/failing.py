@@ -137,6 +137,8 @@ def main(case: str, steps: int, in_a_row: int, stride: int) -> None:
     failures = made = 0
     gc.disable()
     for n in range(0, allocations(case, steps), stride):
+        if n % 100 == 0:
+            gc.collect()
         world = World(case, steps)
         before = world.seen()
         done = attempt(world, n, in_a_row)
