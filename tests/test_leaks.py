@@ -27,7 +27,7 @@ from test_faults import Halve, Pull
 from test_refusals import World
 
 STEPS = 100_000
-CALLS = 600  # of what takes long
+CALLS = 400  # of what takes long
 # NumPy 2.4 loses a reference of this one at every np.ones(3), whoever calls it.
 NUMPYS = [np.dtype("f8")]
 Act = Callable[[], object]
@@ -428,7 +428,7 @@ def test_what_is_lost_is_found() -> None:
         "objects": (lambda: kept.append([]), "objects of the garbage collector"),
         "blocks": (lambda: kept.append(1.5 * len(kept)), "blocks of Python"),
         "files": (open_one, "open files"),
-        "pages": (lambda: mapped.append(mmap.mmap(-1, 4096)), "bytes of addresses"),
+        "pages": (lambda: mapped.append(mmap.mmap(-1, 1 << 14)), "bytes of addresses"),
     }
     try:
         for name, (act, key) in losses.items():

@@ -24,7 +24,13 @@ Act = Callable[[], object]
 SPARE = [np.dtype("f8")]  # NumPy 2.4 loses a reference of this one at every np.ones(3)
 
 
-def of_torch(**options: Any) -> list[torch.Tensor]:
+def lost(act: Act, times: int) -> dict[str, float]:
+    """What grows; torch's own memory wavers by some bytes at each copy, of its own Adam too."""
+    found = grown(act, times, spare=SPARE)
+    return {key: more for key, more in found.items() if key != "bytes of malloc" or more > 16}
+
+
+def of_torch() -> list[torch.Tensor]:
     made = [torch.ones(shape, requires_grad=True) for shape in ((3, 2), (5,))]
     for tensor in made:
         tensor.grad = torch.full(tensor.shape, 0.5)
@@ -77,7 +83,7 @@ DOORS: dict[str, Callable[[], Act]] = {
 
 @pytest.mark.parametrize("door", DOORS)
 def test_nothing_grows_over_many_steps(door: str) -> None:
-    assert grown(DOORS[door](), STEPS, spare=SPARE) == {}
+    assert lost(DOORS[door](), STEPS) == {}
 
 
 def in_backward() -> Act:
@@ -177,7 +183,7 @@ BESIDE: dict[str, Callable[[], Act]] = {
 
 @pytest.mark.parametrize("door", BESIDE)
 def test_nothing_grows_beside_steps(door: str) -> None:
-    assert grown(BESIDE[door](), CALLS, spare=SPARE) == {}
+    assert lost(BESIDE[door](), CALLS) == {}
 
 
 class Raising(torch.Tensor):
