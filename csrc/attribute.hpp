@@ -5,7 +5,20 @@
 #include <pybind11/pybind11.h>
 #include <structmember.h>
 
+#include "without_gil.hpp"
+
 namespace roofstep {
+
+// What an object has under this name, or no object. By pybind11's getattr and hasattr it would have
+// nothing, too, if the look fails, and be it by Ctrl-C.
+inline pybind11::object attribute_of(pybind11::handle object, const char* name) {
+  PyObject* const found = unless_ended([&] { return PyObject_GetAttrString(object.ptr(), name); });
+  if (!found) {
+    if (!PyErr_ExceptionMatches(PyExc_AttributeError)) throw pybind11::error_already_set();
+    PyErr_Clear();
+  }
+  return pybind11::reinterpret_steal<pybind11::object>(found);
+}
 
 class Attribute {
  public:
@@ -37,7 +50,7 @@ class Attribute {
         return value;
       }
     }
-    PyObject* value = PyObject_GetAttr(object, name_);
+    PyObject* value = unless_ended([&] { return PyObject_GetAttr(object, name_); });
     if (!value) throw pybind11::error_already_set();
     return value;
   }

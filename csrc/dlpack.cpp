@@ -5,6 +5,8 @@
 
 #include <array>
 
+#include "attribute.hpp"
+
 namespace py = pybind11;
 
 namespace roofstep::dlpack {
@@ -20,9 +22,9 @@ std::array<Known, 16> known;
 std::size_t known_count = 0;
 
 Library published_by(py::handle type) {
-  const py::object capsule = py::getattr(type, "__dlpack_c_exchange_api__", py::none());
+  const py::object capsule = attribute_of(type, "__dlpack_c_exchange_api__");
   const char* const name = "dlpack_exchange_api";
-  if (!PyCapsule_IsValid(capsule.ptr(), name)) return {};
+  if (!capsule || !PyCapsule_IsValid(capsule.ptr(), name)) return {};
   auto header = static_cast<const Header*>(PyCapsule_GetPointer(capsule.ptr(), name));
   while (header && header->version.major > 1) {
     const Header* const older = header->older;
@@ -32,7 +34,8 @@ Library published_by(py::handle type) {
   if (header && header->version.major != 1) return {};
   const Table* const table = reinterpret_cast<const Table*>(header);
   if (!table || !table->show || !table->share) return {};
-  return {table, py::hasattr(type, "is_neg"), py::hasattr(type, "is_dense")};
+  const bool has_neg{attribute_of(type, "is_neg")}, has_dense{attribute_of(type, "is_dense")};
+  return {table, has_neg, has_dense};
 }
 
 void forget_all() {

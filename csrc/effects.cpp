@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "arrays.hpp"
+#include "calls.hpp"
 #include "without_gil.hpp"
 
 namespace py = pybind11;
@@ -71,6 +72,7 @@ void Shown::show(std::size_t i) const noexcept {
 
 void Alone::enter() {
   if (taken_.exchange(true)) throw std::runtime_error(refusal_);
+  ++turns_;
 }
 
 py::object Alone::run(const py::function& function, const py::args& arguments) {
@@ -80,9 +82,45 @@ py::object Alone::run(const py::function& function, const py::args& arguments) {
     ~Turn() { alone.leave(); }
   } turn{*this};
   PyObject* const result =
-      unless_ended([&] { return PyObject_Call(function.ptr(), arguments.ptr(), nullptr); });
+      unless_ended([&] { return PyObject_CallObject(function.ptr(), arguments.ptr()); });
   if (!result) throw py::error_already_set();
   return py::reinterpret_steal<py::object>(result);
+}
+
+void tell_of_writes(const py::object& tensors) {
+  ask_python(py::module_::import("roofstep.tensors").attr("count_writes"), tensors);
+}
+
+void Swapped::enter() {
+  Alone& alone = alone_.cast<Alone&>();
+  alone.enter();
+  try {
+    const auto [exchange, counted] =
+        py::cast<std::pair<py::object, py::object>>(ask_python(ready_));
+    Exchange& arrays = exchange.cast<Exchange&>();
+    tell_of_writes(counted);
+    arrays.make(true);
+    exchange_ = exchange;
+    counted_ = counted;
+  } catch (...) {
+    alone.leave();
+    throw;
+  }
+}
+
+void Swapped::exit() {
+  const struct End {
+    Swapped& block;
+    ~End() { block.undo(); }
+  } end{*this};
+  if (counted_) tell_of_writes(counted_);
+}
+
+void Swapped::undo() noexcept {
+  if (!exchange_) return;
+  exchange_.cast<Exchange&>().make(false);
+  exchange_ = counted_ = py::object();
+  alone_.cast<Alone&>().leave();
 }
 
 }  // namespace roofstep

@@ -51,10 +51,37 @@ class Alone {
   void enter();
   void leave() { taken_ = false; }
   pybind11::object run(const pybind11::function& function, const pybind11::args& arguments);
+  // How many turns there have been, by which a longer look sees that one came between.
+  std::uint64_t turns() const { return turns_; }
 
  private:
   const std::string refusal_;
   std::atomic<bool> taken_{false};
+  std::atomic<std::uint64_t> turns_{0};
+};
+
+// Tells the libraries that count writes that these tensors, a list, are written.
+void tell_of_writes(const pybind11::object& tensors);
+
+// A block of `with` that is one turn, in which arrays hold each other's contents. It ends in one
+// stroke, and also if it is dropped before its end.
+class Swapped {
+ public:
+  // Within the turn the function is asked for (Exchange, list of tensors that count writes).
+  Swapped(pybind11::object alone, pybind11::function ready)
+      : alone_(std::move(alone)), ready_(std::move(ready)) {}
+  Swapped(const Swapped&) = delete;
+  Swapped& operator=(const Swapped&) = delete;
+  ~Swapped() { undo(); }
+  void enter();
+  void exit();
+
+ private:
+  void undo() noexcept;
+
+  const pybind11::object alone_;
+  const pybind11::function ready_;
+  pybind11::object exchange_, counted_;  // within the block
 };
 
 }  // namespace roofstep

@@ -60,7 +60,8 @@ py::object new_int(std::size_t value) {
 
 // Throws if a tensor has been put where the parameter has an array.
 void refuse_as_data(py::handle parameter, const Subject& subject) {
-  if (!py::getattr(parameter, "holds_array", py::bool_(false)).cast<bool>()) return;
+  const py::object holds_array = attribute_of(parameter, "holds_array");
+  if (!holds_array.is(py::handle(Py_True))) return;
   throw py::type_error(subject.text() +
                        ": expected a NumPy array as its data, got a tensor; give the tensor to the "
                        "optimizer as it is, as in parameters=[tensor]");
@@ -259,20 +260,20 @@ void Entries::refuse_overlaps(const Held& held) const {
 // perhaps the parameters. Returns what keeps them.
 py::object Entries::count_writes(Held& held, bool parameters) const {
   if (!counts_any_) return py::none();
-  std::vector<PyObject*> found;
-  // The references are handed on: each of these objects is far away in memory.
-  const auto hand_on = [&](PyObject*& object) { found.push_back(std::exchange(object, nullptr)); };
+  std::vector<PyObject**> found;
   for (std::size_t i = 0; i < rows_.size(); ++i) {
     Found& row = held.rows()[i];
     if (!particulars_[i].counted) continue;
-    if (row.stepped && parameters) hand_on(row.param);
-    if (row.clears_own || row.clears_other) hand_on(row.own_grad);
+    if (row.stepped && parameters) found.push_back(&row.param);
+    if (row.clears_own || row.clears_other) found.push_back(&row.own_grad);
   }
   const py::list list = new_list(found.size());
+  // The references are handed on: each of these objects is far away in memory.
   for (std::size_t k = 0; k < found.size(); ++k) {
-    PyList_SET_ITEM(list.ptr(), static_cast<Py_ssize_t>(k), found[k]);
+    PyObject* const object = std::exchange(*found[k], nullptr);
+    PyList_SET_ITEM(list.ptr(), static_cast<Py_ssize_t>(k), object);
   }
-  py::module_::import("roofstep.tensors").attr("count_writes")(list);
+  tell_of_writes(list);
   return list;
 }
 
@@ -360,14 +361,14 @@ py::object Entries::step(const std::optional<py::tuple>& gradients, const py::ob
     tensor.prepared = constants.at(*row.settings, tensor.dtype, now, particulars_[i].name);
   }
   if (!extents_.disjoint()) refuse_overlaps(held);
-  if (!missing.empty()) {
+  std::vector<Norm> norms;
+  for (const Norm* norm : norms_) norms.push_back({norm->limit});
+  const auto lacking = [&] {
     const py::list list = new_list(missing.size());
     for (std::size_t k = 0; k < missing.size(); ++k) list[k] = new_int(missing[k]);
     return list;
-  }
-
-  std::vector<Norm> norms;
-  for (const Norm* norm : norms_) norms.push_back({norm->limit});
+  };
+  if (!missing.empty() && !skip_nonfinite) return lacking();
   Pass pass(kernels(), tensors_, norms, threads, grad_scale);
   Records told(records);
   std::vector<Shown> rows_shown;
@@ -389,6 +390,7 @@ py::object Entries::step(const std::optional<py::tuple>& gradients, const py::ob
       return row;
     }
   }
+  if (!missing.empty()) return lacking();  // now that they are wanted
   const py::object kept = count_writes(held, true);
   told.put();
   // From here on nothing can fail, and no line of Python runs.

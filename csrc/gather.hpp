@@ -38,9 +38,9 @@ class Entries {
   // before all else.
   //
   // Returns None when it has stepped: then `records` have been put, and `shown`, pairs of arrays,
-  // show. While states are missing, nothing is written, and the list of the rows that have a
-  // gradient but no states is returned. With `skip_nonfinite`, if a gradient that counts in a norm
-  // is not finite, nothing is written but zeros into gradients, and its row is returned.
+  // show. With `skip_nonfinite`, if a gradient that counts in a norm is not finite, nothing is
+  // written but zeros into gradients, and its row is returned. Else, while states are missing,
+  // nothing is written, and the list of the rows that have a gradient but no states is returned.
   //
   // Whatever fails, fails before the first byte is written, with nothing changed.
   pybind11::object step(const std::optional<pybind11::tuple>& gradients,

@@ -161,10 +161,7 @@ PYBIND11_MODULE(_module, m, py::multiple_interpreters::not_supported()) {
 
   py::class_<Exchange>(m, "Exchange", "Of the two arrays in each (name, parameter, state).",
                        py::metaclass(metaclass), py::custom_type_setup(may_lack_memory))
-      .def(py::init<py::tuple>(), "pairs"_a)
-      .def(
-          "do", [](Exchange& e) { e.make(true); }, "Exchanges the contents.")
-      .def("undo", [](Exchange& e) { e.make(false); }, "Puts them back, if they are exchanged.");
+      .def(py::init<py::tuple>(), "pairs"_a);
 
   py::class_<Entries>(m, "Entries", "The parameters of an optimizer; see gather.hpp.",
                       py::metaclass(metaclass), py::custom_type_setup(collect_entries))
@@ -175,14 +172,24 @@ PYBIND11_MODULE(_module, m, py::multiple_interpreters::not_supported()) {
            "shown"_a = py::tuple(), "Steps every parameter that has a gradient.");
 
   m.def(
-      "put", [](const py::tuple& records) { Records(records).put(); }, "records"_a,
-      "Puts entries into dicts, pairs of (dict, new entries): all of them, or none if one fails.");
+      "put",
+      [](const py::tuple& records, Exchange* exchange) {
+        Records(records).put();
+        if (exchange) exchange->make(true);
+      },
+      "records"_a, "exchange"_a = py::none(),
+      "Puts entries into dicts, pairs of (dict, new entries), and does the exchange: all of it, or "
+      "nothing if one fails.");
   py::class_<Alone>(m, "Alone", "Refuses two calls at once; see effects.hpp.",
                     py::metaclass(metaclass), py::custom_type_setup(may_lack_memory))
       .def(py::init<std::string>(), "refusal"_a)
       .def("run", &Alone::run, "function"_a, "Calls it with what follows, if no other call runs.")
-      .def("__enter__", &Alone::enter)
-      .def("__exit__", [](Alone& alone, const py::args&) { alone.leave(); });
+      .def_property_readonly("turns", &Alone::turns, "How many calls there have been.");
+  py::class_<Swapped>(m, "Swapped", "A block in which arrays are exchanged; see effects.hpp.",
+                      py::metaclass(metaclass), py::custom_type_setup(may_lack_memory))
+      .def(py::init<py::object, py::function>(), "alone"_a, "ready"_a)
+      .def("__enter__", &Swapped::enter)
+      .def("__exit__", [](Swapped& swapped, const py::args&) { swapped.exit(); });
 
   m.def(
       "is_tensor", [](py::handle object) { return is_tensor(object.ptr()); }, "object"_a,

@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "without_gil.hpp"
+
 namespace py = pybind11;
 
 namespace roofstep {
@@ -28,8 +30,8 @@ bool rests(const Settings& settings) {
 }  // namespace
 
 SparseGradient::SparseGradient(PyObject* gradient, const Subject& subject) : subject_(subject) {
-  const py::object found =
-      py::module_::import("roofstep.tensors").attr("rows_of")(py::handle(gradient), subject.text());
+  const py::object ask = py::module_::import("roofstep.tensors").attr("rows_of");
+  const py::object found = ask_python(ask, py::handle(gradient), py::str(subject.text()));
   if (found.is_none()) {
     roofstep::view(gradient, subject);
     refuse(subject, "an array of its own memory", "one that changes as it is read", "copy it");

@@ -4,11 +4,14 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <memory>
 #include <type_traits>
 #include <vector>
 
 #include "arrays.hpp"
+#include "attribute.hpp"
 #include "dlpack.hpp"
+#include "without_gil.hpp"
 
 namespace py = pybind11;
 
@@ -30,6 +33,11 @@ void import_numpy() {
 namespace {
 
 std::string text_of(py::handle object) { return py::str(object).cast<std::string>(); }
+
+// What is in the way of a look and no more: not Ctrl-C, nor a lack of memory.
+bool may_pass(const py::error_already_set& error) {
+  return error.matches(PyExc_Exception) && !error.matches(PyExc_MemoryError);
+}
 
 Array view_ndarray(PyObject* object, const Subject& subject) {
   PyArrayObject* array = reinterpret_cast<PyArrayObject*>(object);
@@ -61,11 +69,16 @@ Array view_ndarray(PyObject* object, const Subject& subject) {
   return view;
 }
 
+std::string text_of(py::handle object, const char* name, const char* otherwise) {
+  const py::object found = attribute_of(object, name);
+  return found ? text_of(found) : otherwise;
+}
+
 // What a library answers that has an attribute or a method of this name; false if it has none.
 bool says(py::handle object, const char* name) {
-  py::object answer = py::getattr(object, name, py::none());
-  if (PyCallable_Check(answer.ptr())) answer = answer();
-  return py::bool_(answer);
+  py::object answer = attribute_of(object, name);
+  if (answer && PyCallable_Check(answer.ptr())) answer = answer();
+  return answer && py::bool_(answer);
 }
 
 [[noreturn]] void refuse_kind(py::handle tensor, const Subject& subject, const char* other) {
@@ -73,8 +86,7 @@ bool says(py::handle object, const char* name) {
   if (says(tensor, "is_meta")) {
     came = "one on the meta device";
     remedy = "give it memory first, as model.to_empty(device='cpu') does";
-  } else if (text_of(py::getattr(tensor, "layout", py::none())).find("sparse") !=
-                 std::string::npos ||
+  } else if (text_of(tensor, "layout", "").find("sparse") != std::string::npos ||
              says(tensor, "is_sparse") || says(tensor, "is_selected_rows")) {
     came = "a sparse tensor";
     remedy = "pass tensor.to_dense(), or make the layer with sparse=False";
@@ -86,7 +98,7 @@ bool says(py::handle object, const char* name) {
 [[noreturn]] void refuse_unshown(py::handle tensor, const Subject& subject) {
   if (!PyErr_Occurred()) refuse_kind(tensor, subject, "another");
   py::error_already_set error;
-  if (!error.matches(PyExc_Exception) || error.matches(PyExc_MemoryError)) throw error;
+  if (!may_pass(error)) throw error;
   const std::string reason = text_of(error.value());
   const std::string line = reason.substr(0, reason.find('\n'));
   try {
@@ -99,7 +111,8 @@ bool says(py::handle object, const char* name) {
 
 // Calls a method that answers True or False.
 bool ask(PyObject* object, PyObject* method) {
-  const auto answer = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(object, method));
+  const auto answer = py::reinterpret_steal<py::object>(
+      unless_ended([&] { return PyObject_CallMethodNoArgs(object, method); }));
   if (!answer) throw py::error_already_set();
   return answer.is(py::handle(Py_True));
 }
@@ -164,13 +177,12 @@ Array view_shown(const dlpack::Library& library, PyObject* object, const dlpack:
                  const Subject& subject) {
   if (tensor.device.type != dlpack::cpu) {
     refuse(subject, "a tensor in the memory of the CPU",
-           "one on " + text_of(py::getattr(object, "device", py::str("another device"))),
+           "one on " + text_of(object, "device", "another device"),
            "move it there with tensor.cpu(), or its model with model.to('cpu')");
   }
   const auto [code, bits, lanes] = tensor.element;
   if (code != dlpack::floating_point || (bits != 32 && bits != 64) || lanes != 1) {
-    refuse(subject, "dtype float32 or float64",
-           text_of(py::getattr(object, "dtype", py::str("another"))),
+    refuse(subject, "dtype float32 or float64", text_of(object, "dtype", "another"),
            code == dlpack::complex_number
                ? "step its real and imaginary parts as one real tensor, as by torch.view_as_real"
                : "convert the tensor, or its model, with .float()");
@@ -233,7 +245,7 @@ void require_ndarray(PyObject* object, const Subject& subject) {
     throw py::type_error(subject.text() + ": expected a NumPy array, got a NumPy scalar; " +
                          "keep it an array of no dimensions with numpy.asarray(value)");
   }
-  if (!PyArray_Check(object) && py::hasattr(object, "to_dense")) {
+  if (!PyArray_Check(object) && attribute_of(object, "to_dense")) {
     refuse(subject, "a dense array", "a sparse one", "pass its to_dense(number of rows)");
   }
   if (!PyArray_Check(object)) {
@@ -249,7 +261,7 @@ void require_ndarray(PyObject* object, const Subject& subject) {
                          text_of(py::type::of(object).attr("__name__")) +
                          "; make an array with numpy.asarray(value, dtype='float32')");
   }
-  if (py::hasattr(object, "mask")) {
+  if (attribute_of(object, "mask")) {
     throw py::type_error(subject.text() +
                          ": expected an array without a mask, which a step would not see, got a "
                          "masked array; pass array.filled(0), or its array.data");
@@ -265,7 +277,10 @@ bool view_if_dense(PyObject* object, const Subject& subject, Array& found) {
     const dlpack::Library library = library_of(object);
     if (library.table) {
       const bool shown = view_tensor(library, object, subject, found);
-      if (!shown) PyErr_Clear();
+      if (!shown && PyErr_Occurred()) {
+        const py::error_already_set error;
+        if (!may_pass(error)) throw error;
+      }
       return shown;
     }
     if (!PyArray_Check(object)) return false;
@@ -294,15 +309,18 @@ py::object as_numpy(PyObject* object, const Subject& subject) {
   // Of a tensor of its own, since torch gives the same one other memory at `p.data = q`; and
   // shared, since Paddle frees the memory of a gradient at `p.grad = None`, whoever else holds it.
   py::object owner = py::reinterpret_borrow<py::object>(object);
-  if (py::hasattr(owner, "detach")) owner = owner.attr("detach")();
+  if (const py::object detach = attribute_of(owner, "detach")) owner = ask_python(detach);
   const Array shown = view(owner.ptr(), subject);
   const dlpack::Library library = library_of(owner.ptr());
   dlpack::Shared* shared = nullptr;
   if (library.table->share(owner.ptr(), &shared) != 0 || !shared) refuse_unshown(owner, subject);
-  py::capsule memory(shared, [](void* pointer) {
+  const auto release = [](void* pointer) {
     const auto owned = static_cast<dlpack::Shared*>(pointer);
     if (owned->release) owned->release(owned);
-  });
+  };
+  std::unique_ptr<dlpack::Shared, decltype(release)> held(shared, release);
+  py::capsule memory(shared, release);
+  held.release();
   if (shared->version.major != 1) {
     refuse(subject, "a tensor by version 1 of DLPack",
            "one by version " + std::to_string(shared->version.major),

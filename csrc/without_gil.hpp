@@ -23,6 +23,15 @@ auto unless_ended(const Call& call) {
   }
 }
 
+// Calls a function that may be Python's, which lets go of the GIL between two bytecodes.
+template <class... Arguments>
+pybind11::object ask_python(pybind11::handle function, const Arguments&... arguments) {
+  PyObject* const found = unless_ended(
+      [&] { return PyObject_CallFunctionObjArgs(function.ptr(), arguments.ptr()..., nullptr); });
+  if (!found) throw pybind11::error_already_set();
+  return pybind11::reinterpret_steal<pybind11::object>(found);
+}
+
 // In place of pybind11's gil_scoped_release, whose destructor aborts the process then.
 class WithoutGil {
  public:

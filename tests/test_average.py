@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import roofstep as rs
-from roofstep import _core
 from test_exact import DTYPES, EVERY_ISA, OPTIMIZERS, default_case, draw, ordinary, run
 
 SIZES = (0, 1, 17, 4097, 140_001)
@@ -208,22 +207,37 @@ def test_parameters_that_came_to_share_memory_are_refused() -> None:
     assert w.data.tolist() == [4]
 
 
-@pytest.mark.parametrize("done", [True, False])
-def test_a_signal_during_the_exchange_leaves_the_weights_in_their_place(
-    monkeypatch: pytest.MonkeyPatch, done: bool
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_signal_at_the_exchange_leaves_the_weights_in_their_place(
+    monkeypatch: pytest.MonkeyPatch, call: int
 ) -> None:
-    """Ctrl-C, too, is raised when the exchange has returned, or right before it."""
+    """Python runs where a library is told of the writes, when the block begins and when it ends."""
+    calls = 0
 
-    class Interrupted(_core.Exchange):
-        def do(self) -> None:
-            if done:
-                super().do()
+    def interrupted(told: list[Any]) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == call:
             raise KeyboardInterrupt
 
     w, optimizer = made()
     step(optimizer)
-    monkeypatch.setattr(_core, "Exchange", Interrupted)
+    monkeypatch.setattr(rs.tensors, "count_writes", interrupted)
     with pytest.raises(KeyboardInterrupt), optimizer.averaged():
-        pass
+        assert (call, w.data.tolist()) == (2, [7, -5])
     assert w.data.tolist() == [4, -8]
     assert optimizer.state_dict()["w_average_0"].tolist() == [7, -5]
+
+
+def test_a_block_that_is_dropped_ends() -> None:
+    w, optimizer = made()
+    step(optimizer)
+    block = optimizer.averaged()
+    block.__enter__()
+    with pytest.raises(RuntimeError, match="being stepped"):
+        block.__enter__()
+    assert w.data.tolist() == [7, -5]
+    del block
+    assert w.data.tolist() == [4, -8]
+    with optimizer.averaged():
+        assert w.data.tolist() == [7, -5]

@@ -393,3 +393,29 @@ def test_large_states_ask_for_huge_pages() -> None:
         elif inside and head == "VmFlags:":
             flags = line.split()[1:]
     assert ("hg" in flags) == known
+
+
+class Slow:
+    """Stands in a group, and steps the optimizer when it is copied."""
+
+    def __init__(self, optimizer: roofstep.Optimizer) -> None:
+        self.optimizer = optimizer
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self.optimizer.step()
+        return int, ()
+
+
+@pytest.mark.parametrize("how", [pickle.dumps, copy.deepcopy])
+def test_a_copy_during_which_a_step_came_is_refused(how: Callable[[Any], Any]) -> None:
+    parameter = roofstep.Parameter(np.ones(3), "w")
+    parameter.grad = np.ones(3)
+    optimizer = roofstep.SGD(0.5, [parameter])
+    optimizer.step()
+    how(optimizer)
+    optimizer._own = Slow(optimizer)  # type: ignore[attr-defined]
+    with pytest.raises(RuntimeError, match="nobody uses while it is copied"):
+        how(optimizer)
+    del optimizer._own  # type: ignore[attr-defined]
+    how(optimizer)
+    assert parameter.data.tolist() == [0.0] * 3

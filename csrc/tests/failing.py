@@ -1,11 +1,16 @@
-"""Steps in which the n-th allocation fails, for every n: run under failing.c by test_memory.py."""
+"""Calls in which the n-th allocation fails, for every n: run under failing.c by test_memory.py."""
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import gc
+import pickle
 import sys
+import tempfile
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +21,12 @@ ALLOCATOR = ctypes.CDLL(None)
 MOST = 200_000
 
 
+SCRATCH = tempfile.TemporaryDirectory()
+PATH = Path(SCRATCH.name, "file.safetensors")
+
+
 class World:
-    """An optimizer after some steps, with gradients for one more."""
+    """An optimizer after some steps, with gradients for one more, and what is done to it then."""
 
     def __init__(self, case: str, steps: int) -> None:
         rng = np.random.default_rng(0)
@@ -30,11 +39,15 @@ class World:
         if self.sparse:
             self.params = self.params[:1]
         clip = rs.ClipGradByGlobalNorm(0.1) if case in ("clipped", "many", "sparse") else None
+        self.act: Callable[[World], object] = {**STEPS, **BESIDE}.get(case, step)
         cls: Any = rs.Lamb if case == "trust" else rs.Adam
         self.optimizer = cls(
-            0.1, parameters=self.params, grad_clip=clip, skip_nonfinite=case == "watched"
+            0.1,
+            parameters=self.params,
+            grad_clip=clip,
+            skip_nonfinite=case in ("watched", "skipped"),
         )
-        if case == "averaged":
+        if case in ("averaged", "averages", "load"):
             self.optimizer.average_weights(0.5)
         self.rng = rng
         for _ in range(steps + 1):
@@ -44,23 +57,62 @@ class World:
                     p.grad = rs.SelectedRows(np.array([7, 2, 7]), p.grad[:3])
             if steps:
                 self.optimizer.step()
+        if case == "skipped":
+            self.params[-1].grad[...] = np.inf
+            self.optimizer._has_warned = True  # warnings.warn() of 3.11 crashes without memory
+        if case == "strided":
+            self.params[0].grad = np.repeat(self.params[0].grad, 2, 1)[:, ::2]
 
     def seen(self) -> list[bytes]:
         """Parameters, states and counts."""
         optimizer = self.optimizer
         rows = [p.data for p in self.params]
         rows += [a for own in optimizer._states.values() for a in own.values()]
-        told = (optimizer.last_grad_norm, optimizer.last_step_applied, [*optimizer._states])
+        told = (
+            *(optimizer.last_grad_norm, optimizer.last_step_applied, optimizer.skipped_steps),
+            *(optimizer.get_lr(), [*optimizer._states], len(optimizer.parameters)),
+            optimizer.param_groups[0]["average_decay"],
+        )
         return [*(a.tobytes() for a in rows), optimizer._counts.tobytes(), repr(told).encode()]
 
 
+def step(world: World) -> None:
+    world.optimizer.step()
+
+
+def averaged(world: World) -> None:
+    with world.optimizer.averaged():
+        pass
+
+
+# What is done in the cases that are not of a plain step: others of it, and what is beside.
+STEPS: dict[str, Callable[[World], object]] = {
+    "scaled": lambda world: world.optimizer.step(True, grad_scale=4.0),
+    "applied": lambda world: world.optimizer.apply_gradients([(p, p.grad) for p in world.params]),
+}
+BESIDE: dict[str, Callable[[World], object]] = {
+    "set_state_dict": lambda world: world.optimizer.set_state_dict(OTHER),
+    "state_dict": lambda world: world.optimizer.state_dict(),
+    "save": lambda world: world.optimizer.save(PATH.with_name("other")),
+    "load": lambda world: world.optimizer.load(PATH),
+    "add": lambda world: world.optimizer.add_param_group({"params": [np.zeros(3)]}),
+    "average": lambda world: world.optimizer.average_weights(0.5),
+    "averages": averaged,
+    "copy": lambda world: copy.deepcopy(world.optimizer),
+    "pickle": lambda world: pickle.dumps(world.optimizer),
+}
+OTHER: dict[str, Any] = {}
+
+
 def attempt(world: World, n: int, in_a_row: int) -> bool:
-    """Whether the step was made, with the n-th allocation failing."""
-    step: Callable[[], None] = world.optimizer.step
+    """Whether it was done, with the n-th allocation failing."""
+    act = world.act
+    # Of files, pickles and NumPy's lists Python has other words for it.
+    lacking = Exception if act in BESIDE.values() else MemoryError
     try:
         ALLOCATOR.roofstep_fail(n, in_a_row)
-        step()
-    except MemoryError:
+        act(world)
+    except lacking:
         return False
     finally:
         while True:
@@ -73,15 +125,21 @@ def attempt(world: World, n: int, in_a_row: int) -> bool:
 
 
 def main(case: str, steps: int, in_a_row: int, stride: int) -> None:
-    """Prints how many allocations failed, and in how many steps that were made nonetheless."""
+    """Prints how many allocations failed, and how often it was done nonetheless."""
+    warnings.simplefilter("ignore")
     rs.set_num_threads(2)
     World("many", 1)  # OpenMP's threads are there now
+    other = World(case, 3).optimizer
+    OTHER.update(other.state_dict())
+    other.save(PATH, parameters=True)
     expected = World(case, steps)
-    expected.optimizer.step()
+    expected.act(expected)
     after = expected.seen()
     failures = made = 0
     gc.disable()
     for n in range(0, allocations(case, steps), stride):
+        if n % 100 == 0:
+            gc.collect()
         world = World(case, steps)
         before = world.seen()
         done = attempt(world, n, in_a_row)
@@ -92,17 +150,17 @@ def main(case: str, steps: int, in_a_row: int, stride: int) -> None:
         elif found != before or done:
             sys.exit(f"{case}: torn where allocation {n} fails")
         else:
-            world.optimizer.step()
+            world.act(world)
             if world.seen() != after:
-                sys.exit(f"{case}: another step after allocation {n} failed")
-    print(f"{case}: {failures} allocations failed, {made} steps were made nonetheless")
+                sys.exit(f"{case}: another outcome after allocation {n} failed")
+    print(f"{case}: {failures} allocations failed, {made} times it was done nonetheless")
 
 
 def allocations(case: str, steps: int) -> int:
-    """How many a step makes."""
+    """How many it makes."""
     world = World(case, steps)
     ALLOCATOR.roofstep_fail(MOST, 1)
-    world.optimizer.step()
+    world.act(world)
     left = int(ALLOCATOR.roofstep_left())
     ALLOCATOR.roofstep_fail(-1, 0)
     return MOST - left

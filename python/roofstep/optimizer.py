@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
@@ -232,8 +232,7 @@ class Optimizer:
                 f"group: expected a dict, got a {type(group).__name__}; "
                 f"pass {{'params': [parameter, ...]}}"
             )
-        with self._alone:
-            self._add([group])
+        self._alone.run(self._add, [group])
 
     def _add(self, parameters: Parameters) -> None:
         new_groups = [self._complete(group) for group in groups.read(parameters)]
@@ -433,11 +432,14 @@ class Optimizer:
         """
         checked = None if decay is None else checks.fraction("decay", decay)
         self._require_averages()
-        with self._alone:
-            for settings in (self._defaults, *self.param_groups):
-                settings["average_decay"] = checked
-            if checked is None:
-                self._current_plan()  # drops the averages
+        self._alone.run(self._set_average, checked)
+
+    def _set_average(self, decay: float | None) -> None:
+        _core.put(
+            tuple([(s, {"average_decay": decay}) for s in (self._defaults, *self.param_groups)])
+        )
+        if decay is None:
+            self._current_plan()  # drops the averages
 
     def _require_averages(self) -> None:
         if "average_decay" in self._refused:
@@ -445,8 +447,7 @@ class Optimizer:
                 f"average_weights: {type(self).__name__} keeps no averages; take another optimizer"
             )
 
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
+    def averaged(self) -> AbstractContextManager[None]:
         """A block in which the parameters hold their averaged weights, as to evaluate with them.
 
         The two are exchanged in place, when the block begins and again when it ends, so that
@@ -462,28 +463,19 @@ class Optimizer:
             NotImplementedError: the optimizer keeps no averages.
         """
         self._require_averages()
-        with self._alone:
-            if all(group.get("average_decay") is None for group in self.param_groups):
-                raise ValueError("no weights are averaged; call average_weights(), and step, first")
-            self._current_plan()  # drops averages of groups that have stopped
-            pairs = tuple(
-                (name, parameter.live, self._states[name]["average"])
-                for name, parameter in self._parameters.items()
-                if "average" in self._states.get(name, {})
-            )
-            counted = [
-                self._parameters[name].data
-                for name, _, _ in pairs
-                if self._parameters[name].counts_writes
-            ]
-            exchange = _core.Exchange(pairs)
-            try:
-                exchange.do()  # in here: what a signal meanwhile raises is raised after it
-                tensors.count_writes(counted)
-                yield
-            finally:
-                exchange.undo()
-                tensors.count_writes(counted)
+        return _core.Swapped(self._alone, self._with_averages)
+
+    def _with_averages(self) -> tuple[_core.Exchange, list[Any]]:
+        if all(group.get("average_decay") is None for group in self.param_groups):
+            raise ValueError("no weights are averaged; call average_weights(), and step, first")
+        self._current_plan()  # drops averages of groups that have stopped
+        begun = [
+            (name, parameter, self._states[name]["average"])
+            for name, parameter in self._parameters.items()
+            if "average" in self._states.get(name, {})
+        ]
+        exchange = _core.Exchange(tuple([(name, p.live, average) for name, p, average in begun]))
+        return exchange, [p.data for _, p, _ in begun if p.counts_writes]
 
     def _current_plan(self) -> plan.Plan:
         if self._plan is None or not self._plan.holds_for(self.param_groups):
@@ -787,8 +779,10 @@ class Optimizer:
             >>> saved["learning_rate"], saved["param_groups"][0]["weight_decay"]
             (0.1, {'class': 'L2Decay', 'coeff': 0.5})
         """
-        with self._alone:
-            return checkpoint.save(self, self._checkpoint(), self._parameters)
+        return self._alone.run(self._state_dict)
+
+    def _state_dict(self) -> dict[str, Any]:
+        return checkpoint.save(self, self._checkpoint(), self._parameters)
 
     def set_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned, so that training goes on bit for bit.
@@ -810,8 +804,10 @@ class Optimizer:
                 all that does not, and nothing has been changed.
             RuntimeError: another thread is stepping this optimizer.
         """
-        with self._alone:
-            self._adopt(checkpoint.read(state_dict, self, self._checkpoint(), self._parameters))
+        self._alone.run(self._set_state_dict, state_dict)
+
+    def _set_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        self._adopt(checkpoint.read(state_dict, self, self._checkpoint(), self._parameters))
 
     def _adopt(self, found: checkpoint.Found) -> None:
         new, load = found.settings, found.load
@@ -825,7 +821,8 @@ class Optimizer:
         try:
             if load:  # that of another library may refuse only now
                 load(found.schedule)
-            _core.put((*groups, (vars(self), attributes)))
+            tensors.count_writes(found.counted)
+            _core.put((*groups, (vars(self), attributes)), found.exchange)
         except BaseException:
             if load and self._defaults is not new.defaults:
                 load(old)
@@ -877,8 +874,10 @@ class Optimizer:
             states/w_velocity_0 [1. 0.]
         """
         checked, whether = checks.path("path", path), checks.flag("parameters", parameters)
-        with self._alone:
-            checkpoint.write(checked, self, self._checkpoint(), self._parameters, whether)
+        self._alone.run(self._write, checked, whether)
+
+    def _write(self, path: str, parameters: bool) -> None:
+        checkpoint.write(path, self, self._checkpoint(), self._parameters, parameters)
 
     def load(self, path: str | os.PathLike[str], parameters: bool | None = None) -> None:
         """Take over what `save` wrote, so that training goes on bit for bit.
@@ -912,13 +911,11 @@ class Optimizer:
         """
         checked = checks.path("path", path)
         whether = parameters if parameters is None else checks.flag("parameters", parameters)
-        with (
-            self._alone,
-            checkpoint.loading(
-                checked, self, self._checkpoint(), self._parameters, whether
-            ) as found,
-        ):
-            self._adopt(found)
+        self._alone.run(self._read, checked, whether)
+
+    def _read(self, path: str, parameters: bool | None) -> None:
+        current = self._checkpoint()
+        self._adopt(checkpoint.load(path, self, current, self._parameters, parameters))
 
     def _checkpoint(self) -> checkpoint.Checkpoint:
         groups = [self._complete(group) for group in self.param_groups]
@@ -949,17 +946,21 @@ class Optimizer:
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and deepcopy: all but what is made anew."""
-        with self._alone:
-            return {**self.__dict__, "_plan": None, "_norms": None, "_alone": None}
+        found: dict[str, Any] = self._alone.run(dict, self.__dict__)
+        del found["_alone"]  # and what stands for it is the last to be copied
+        return {**found, "_plan": None, "_norms": None, "_alone": threads.Undisturbed(self._alone)}
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:
         self.__dict__.update(attributes)
+        undisturbed = attributes["_alone"]
         self._alone = threads.alone(type(self).__name__)
         # copy.copy gives the very objects: of these it shares the parameters and the schedule.
         self._parameters, self._defaults = dict(self._parameters), dict(self._defaults)
         self.param_groups = [dict(group) for group in self.param_groups]
         self._states = state.laid_out(self._states, self._parameters)
         self._counts, self._numbers = self._counts.copy(), self._numbers.copy()
+        if undisturbed is not None:  # of copy.copy
+            undisturbed.require()
 
     clear_gradients = clear_grad
     load_state_dict = set_state_dict

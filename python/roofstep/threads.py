@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from roofstep import _core, checks
 from roofstep.types import Integer
@@ -26,6 +27,38 @@ def alone(kind: str) -> _core.Alone:
         f"one, ask nothing of it in a closure or a clip, leave the block of averaged() first, and "
         f"fork between steps"
     )
+
+
+class Undisturbed:
+    """Stands in a copy for what refuses two threads, and refuses the copy if one came meanwhile.
+
+    Who pickles or copies an optimizer has let go of it before its arrays are read, and comes to
+    this at the end. It is copied as None.
+
+    Args:
+        alone: what refuses two threads.
+    """
+
+    def __init__(self, alone: _core.Alone) -> None:
+        self._alone = alone
+        self._turns = alone.turns
+
+    def require(self) -> None:
+        """Check that nothing has been done since.
+
+        Raises:
+            RuntimeError: something was.
+        """
+        if self._alone.turns != self._turns:
+            raise RuntimeError(
+                "copy: expected an optimizer that nobody uses while it is copied or pickled, got "
+                "one that another thread has stepped, saved or changed meanwhile; put a lock "
+                "around both, or take state_dict()"
+            )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self.require()
+        return type(None), ()
 
 
 def set_num_threads(n: Integer | None) -> None:

@@ -1,4 +1,4 @@
-"""Runs each target for some seconds, on a build of its own or what is installed: `run.py [seconds]`."""
+"""Runs each target for some seconds, `run.py [seconds]`: on a build of its own or the installed."""
 
 from __future__ import annotations
 

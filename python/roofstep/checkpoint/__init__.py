@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
-from roofstep import _core, checks, plan, state, tensors
+from roofstep import _core, checks, plan, state
 from roofstep.checkpoint import entries, file, paddle, plain, settings
 from roofstep.parameter import Parameter
 from roofstep.plan import Group
@@ -36,6 +35,8 @@ class Found:
     attributes: dict[str, Any]  # of the optimizer, for the rest
     load: Callable[[Any], object] | None  # by which the schedule takes over a state
     schedule: Any  # that state
+    exchange: _core.Exchange | None = None  # which puts values into parameters
+    counted: list[Any] = field(default_factory=list)  # those of them that count such writes
 
 
 class Family(plan.Family, Protocol):
@@ -140,23 +141,21 @@ def write(
     file.write(path, arrays, text)
 
 
-@contextmanager
-def loading(
+def load(
     path: str,
     family: Family,
     current: Checkpoint,
     parameters: Mapping[str, Parameter],
     with_parameters: bool | None,
-) -> Iterator[Found]:
-    """What `read` gives for a file that `write` wrote; for good if the block succeeds.
+) -> Found:
+    """What `read` gives for a file that `write` wrote. Nothing is changed here.
 
     Args:
         path: of the file.
         family: the optimizer.
         current: what is in use.
         parameters: by name.
-        with_parameters: whether to load their values, which they have within the block; None if
-            they are there.
+        with_parameters: whether to load their values; None if they are there.
     """
     with file.reading(path) as saved:
         values = _named(saved, _PARAMETERS)
@@ -175,15 +174,8 @@ def loading(
             except (LookupError, TypeError, ValueError) as error:
                 saved.refuse(f"one with settings that save() never wrote: {error}")
             found = read({**others, **states}, family, current, parameters, repr(path), problems)
-            exchange, counted = _staged(values, parameters)
-    try:
-        exchange.do()  # in here: what a signal meanwhile raises is raised after it
-        tensors.count_writes(counted)
-        yield found
-    except BaseException:
-        exchange.undo()
-        tensors.count_writes(counted)
-        raise
+            found.exchange, found.counted = _staged(values, parameters)
+    return found
 
 
 def _named(saved: file.Saved, beginning: str) -> dict[str, file.Stored]:

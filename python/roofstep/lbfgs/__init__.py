@@ -207,17 +207,19 @@ class LBFGS(Optimizer):
         """
         checks.function("closure", closure, "lambda: set_gradients_and_return_loss()")
         learning_rate = self.get_lr()  # asked first and once: a schedule may do as it likes
-        with self._alone:
-            space = Space(self._parts(self.param_groups), self._parameters)
-            progress = self._progress
-            if progress.kind != space.kind:
-                progress.begin_anew(self._search["history_size"], space.kind)
-            iterations = progress.iterations
-            try:
-                return self._iterate(space, closure, learning_rate)
-            finally:
-                progress.evaluations += space.evaluations
-                self._last_step_applied = progress.iterations > iterations
+        return self._alone.run(self._search_alone, closure, learning_rate)
+
+    def _search_alone(self, closure: Callable[[], SupportsFloat], learning_rate: float) -> float:
+        space = Space(self._parts(self.param_groups), self._parameters)
+        progress = self._progress
+        if progress.kind != space.kind:
+            progress.begin_anew(self._search["history_size"], space.kind)
+        iterations = progress.iterations
+        try:
+            return self._iterate(space, closure, learning_rate)
+        finally:
+            progress.evaluations += space.evaluations
+            self._last_step_applied = progress.iterations > iterations
 
     def _iterate(
         self, space: Space, closure: Callable[[], SupportsFloat], learning_rate: float

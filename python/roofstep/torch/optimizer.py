@@ -169,8 +169,7 @@ class Optimizer(torch.optim.Optimizer):
                 a parameter is there already. The groups are as before then.
             RuntimeError: another thread is stepping this optimizer.
         """
-        with self._alone:
-            self._add_param_group(param_group)
+        self._alone.run(self._add_param_group, param_group)
 
     def _add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
@@ -566,13 +565,13 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             RuntimeError: another thread is stepping this optimizer.
         """
-        with self._alone:
-            state: dict[str, Any] = super().state_dict()
+        state: dict[str, Any] = self._alone.run(super().state_dict)
         return state
 
     def __getstate__(self) -> dict[str, Any]:
-        with self._alone:
-            return {**super().__getstate__(), **{n: getattr(self, n) for n in self._of_pickles}}
+        found = self._alone.run(super().__getstate__)
+        kept = {name: getattr(self, name) for name in self._of_pickles}
+        return {**found, **kept, "_alone": threads.Undisturbed(self._alone)}  # copied last
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """For `load_state_dict`, pickle and copies: what fits is taken over, as copies."""
@@ -584,12 +583,18 @@ class Optimizer(torch.optim.Optimizer):
         groups = [{**defaults, **group} for group in state["param_groups"]]
         for group in groups:
             self._complete(dict(group), [])
-        with self._alone:
-            own = self._laid_out(state["state"], groups)
-            super().__setstate__({**state, "state": own, "param_groups": groups})
-            self._runs.clear()
+        undisturbed = state.get("_alone")
+        taken = {key: value for key, value in state.items() if key != "_alone"}
+        self._alone.run(self._take, {**taken, "param_groups": groups})
+        if undisturbed is not None:  # of copy.copy
+            undisturbed.require()
         if is_new:
             self._watch([tensor for group in groups for tensor in group["params"]])
+
+    def _take(self, state: dict[str, Any]) -> None:
+        own = self._laid_out(state["state"], state["param_groups"])
+        super().__setstate__({**state, "state": own})
+        self._runs.clear()
 
     def _laid_out(self, owns: Mapping[Any, Own], groups: Sequence[Group]) -> Any:
         """A state with its tensors in memory of our own, each laid out as its parameter."""

@@ -114,15 +114,17 @@ class _Call:
 
     def _begin_anew(self, parameters: Sequence[StaticParameter]) -> None:
         """Forgets what the steps so far have left of these."""
-        optimizer = self._optimizer
         if parameters:
-            with optimizer._alone:
-                states = dict(optimizer._states)
-                for i, (name, parameter) in enumerate(optimizer._parameters.items()):
-                    if parameter in parameters:
-                        states.pop(name, None)
-                        optimizer._counts[i], optimizer._numbers[i] = 0, 1
-                vars(optimizer).update(_states=states, _plan=None)
+            self._optimizer._alone.run(self._forget, parameters)
+
+    def _forget(self, parameters: Sequence[StaticParameter]) -> None:
+        optimizer = self._optimizer
+        states = dict(optimizer._states)
+        for i, (name, parameter) in enumerate(optimizer._parameters.items()):
+            if parameter in parameters:
+                states.pop(name, None)
+                optimizer._counts[i], optimizer._numbers[i] = 0, 1
+        vars(optimizer).update(_states=states, _plan=None)
 
 
 class _Watch(_Call):
