@@ -7,6 +7,12 @@
 
 namespace roofstep {
 
+// Names that are looked up, interned as the module is imported. A static variable in a function
+// would make the first threads wait for each other, and without the GIL all threads for these.
+inline struct Interned {
+  PyObject *data, *grad, *is_dense, *is_neg;
+} interned;
+
 class Attribute {
  public:
   Attribute(PyTypeObject* type, PyObject* name) : type_(type), name_(name) {
