@@ -125,7 +125,7 @@ constexpr char refusal[] =
 
 bool in_subinterpreter() { return PyInterpreterState_Get() != PyInterpreterState_Main(); }
 
-PYBIND11_MODULE(_module, m, py::multiple_interpreters::not_supported(), py::mod_gil_not_used()) {
+PYBIND11_MODULE(_module, m, py::mod_gil_not_used(), py::multiple_interpreters::not_supported()) {
   if (in_subinterpreter()) throw py::import_error(refusal);
   m.doc() = "Fused update kernels over arrays; the Python package around it is the public face.";
   import_numpy();
