@@ -9,6 +9,7 @@ from pathlib import Path
 import nox
 
 nox.options.sessions = []
+nox.options.error_on_missing_interpreters = True
 
 BUILD = ("scikit-build-core", "pybind11", "cython", "cmake", "ninja")
 CLANG = ("CMAKE_C_COMPILER=clang", "CMAKE_CXX_COMPILER=clang++", "ROOFSTEP_BASELINE_ALONE=ON")
@@ -172,3 +173,13 @@ def fuzz(session: nox.Session) -> None:
     (length,) = session.posargs or ["600"]
     install(session, ".[fuzz]")
     session.run("python", "tests/fuzz/run.py", "8" if length == "short" else length)
+
+
+@nox.session(python="3.14t")
+def freethreaded(session: nox.Session) -> None:
+    """The suite without a GIL, in short what has threads; of another Python: `-P python3.13t`."""
+    short = is_short(session)
+    install(session, *([".", "pytest", "threadpoolctl"] if short else [".[test]"]))
+    session.env["PYTHON_GIL"] = "0"  # which a Python with a GIL refuses
+    tests = ("threads", "process", "processes") if short else ()
+    session.run("python", "-m", "pytest", *(f"tests/test_{name}.py" for name in tests))

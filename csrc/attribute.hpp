@@ -9,6 +9,12 @@
 
 namespace roofstep {
 
+// Names that are looked up, interned as the module is imported. A static variable in a function
+// would make the first threads wait for each other, and without the GIL all threads for these.
+inline struct Interned {
+  PyObject *data, *grad, *is_dense, *is_neg;
+} interned;
+
 // What an object has under this name, or no object. By pybind11's getattr and hasattr it would have
 // nothing, too, if the look fails, and be it by Ctrl-C.
 inline pybind11::object attribute_of(pybind11::handle object, const char* name) {

@@ -1,6 +1,7 @@
 // The list of ISAs, best first, each with what it needs of the CPU; the only state kept in C++.
 #include "dispatch.hpp"
 
+#include <atomic>
 #include <cstring>
 #include <stdexcept>
 
@@ -79,8 +80,8 @@ std::size_t best_fetch_ahead() {
   return 0;
 }
 
-const Kernels* selected = nullptr;
-std::size_t selected_fetch_ahead = best_fetch_ahead();
+std::atomic<const Kernels*> selected{nullptr};
+std::atomic<std::size_t> selected_fetch_ahead{best_fetch_ahead()};
 
 }  // namespace
 
@@ -104,7 +105,7 @@ void select_isa(const std::string& name) {
   throw std::invalid_argument("'" + name + "' is no ISA that this CPU can run; it runs " + known);
 }
 
-const Kernels& kernels() { return *selected; }
+const Kernels& kernels() { return *selected.load(std::memory_order_relaxed); }
 
 int rule_named(const char* name) {
   const Kernels& any = candidates[0].kernels;
@@ -114,7 +115,7 @@ int rule_named(const char* name) {
   return -1;
 }
 
-std::size_t fetch_ahead() { return selected_fetch_ahead; }
+std::size_t fetch_ahead() { return selected_fetch_ahead.load(std::memory_order_relaxed); }
 void set_fetch_ahead(std::size_t bytes) { selected_fetch_ahead = bytes; }
 
 }  // namespace roofstep

@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 
 #include <array>
+#include <atomic>
 
 #include "attribute.hpp"
 
@@ -13,13 +14,15 @@ namespace roofstep::dlpack {
 
 namespace {
 
-// A reference is held to each type, so that no other type can come to stand at its address.
+// A type that publishes a table; libraries have a few. It is written once, by the thread that has
+// claimed the place, and its type last, so that readers need no lock. A reference is held to it, so
+// that no other type can come to stand at its address.
 struct Known {
-  PyTypeObject* type;
+  std::atomic<PyTypeObject*> type{nullptr};
   Library library;
 };
 std::array<Known, 16> known;
-std::size_t known_count = 0;
+std::atomic<std::size_t> claimed{0};
 
 Library published_by(py::handle type) {
   const py::object capsule = attribute_of(type, "__dlpack_c_exchange_api__");
@@ -38,25 +41,28 @@ Library published_by(py::handle type) {
   return {table, has_neg, has_dense};
 }
 
-void forget_all() {
-  const auto forgotten = known;
-  const std::size_t count = known_count;
-  known_count = 0;
-  for (std::size_t i = 0; i < count; ++i) Py_DECREF(forgotten[i].type);
+// A program that makes such types without end has those asked for which there is no room.
+void remember(PyTypeObject* type, const Library& library) {
+  std::size_t place = claimed;
+  do {
+    if (place == known.size()) return;
+  } while (!claimed.compare_exchange_weak(place, place + 1));
+  Py_INCREF(type);
+  known[place].library = library;
+  known[place].type.store(type, std::memory_order_release);
 }
 
 }  // namespace
 
 Library library_of(PyTypeObject* type, PyTypeObject* excluded) {
-  for (std::size_t i = 0; i < known_count; ++i) {
-    if (known[i].type == type) return known[i].library;
+  for (const Known& one : known) {
+    PyTypeObject* const other = one.type.load(std::memory_order_acquire);
+    if (other == type) return one.library;
+    if (!other) break;
   }
-  const py::handle handle(reinterpret_cast<PyObject*>(type));
-  const Library library = PyType_IsSubtype(type, excluded) ? Library{} : published_by(handle);
-  // A program that makes types without end does not fill the memory with them.
-  while (known_count == known.size()) forget_all();
-  known[known_count++] = {type, library};
-  Py_INCREF(type);
+  if (PyType_IsSubtype(type, excluded)) return {};
+  const Library library = published_by(reinterpret_cast<PyObject*>(type));
+  if (library.table) remember(type, library);
   return library;
 }
 

@@ -11,6 +11,23 @@ namespace py = pybind11;
 
 namespace roofstep {
 
+namespace {
+
+// An entry of a dict, which another thread may change meanwhile; nothing if there is none.
+py::object entry_of(PyObject* dict, PyObject* key) {
+#if PY_VERSION_HEX >= 0x030D0000
+  PyObject* found;
+  if (PyDict_GetItemRef(dict, key, &found) < 0) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(found);
+#else
+  PyObject* const found = PyDict_GetItemWithError(dict, key);
+  if (!found && PyErr_Occurred()) throw py::error_already_set();
+  return py::reinterpret_borrow<py::object>(found);
+#endif
+}
+
+}  // namespace
+
 Records::Records(const py::handle& pairs) {
   for (const py::handle pair : pairs) {
     if (!PyTuple_Check(pair.ptr()) || PyTuple_GET_SIZE(pair.ptr()) != 2) {
@@ -23,9 +40,7 @@ Records::Records(const py::handle& pairs) {
     }
     PyObject *key, *value;
     for (Py_ssize_t at = 0; PyDict_Next(entries, &at, &key, &value);) {
-      PyObject* const old = PyDict_GetItemWithError(into, key);
-      if (!old && PyErr_Occurred()) throw py::error_already_set();
-      rows_.push_back({into, key, value, py::reinterpret_borrow<py::object>(old)});
+      rows_.push_back({into, key, value, entry_of(into, key)});
     }
   }
 }

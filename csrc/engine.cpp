@@ -234,7 +234,7 @@ bool may_wake(const Tensor& tensor) {
 
 // Whether any row was woken.
 bool wake_rows(std::vector<Tensor>& tensors, const std::vector<Norm>& norms) {
-  const auto is_nan = [](const Norm& norm) { return std::isnan(norm.value); };
+  const auto is_nan = [](const Norm& norm) { return std::isnan(double(norm.value)); };
   if (std::none_of(norms.begin(), norms.end(), is_nan)) return false;
   bool any = false;
   for (Tensor& tensor : tensors) {
@@ -374,8 +374,9 @@ void Pass::write() noexcept {
 }
 
 double clip_factor(const Norm& norm) {
-  if (std::isnan(norm.value)) return norm.value;
-  return norm.value > norm.limit ? norm.limit / norm.value : 1;
+  const double value = norm.value;
+  if (std::isnan(value)) return value;
+  return value > norm.limit ? norm.limit / value : 1;
 }
 
 void clear_gradients(const std::vector<Tensor>& tensors) noexcept {

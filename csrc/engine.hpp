@@ -1,6 +1,7 @@
 // Many tensors, all cores: what a step does to memory once everything has been checked.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -36,11 +37,27 @@ enum class Absent {
   left      // nothing, decay included
 };
 
+// A number that any thread may read while a step writes it.
+template <class T>
+class Told {
+ public:
+  Told(T value) : value_(value) {}
+  Told(const Told& other) : Told(T(other)) {}
+  Told& operator=(const Told& other) {
+    value_.store(other, std::memory_order_relaxed);
+    return *this;
+  }
+  operator T() const { return value_.load(std::memory_order_relaxed); }
+
+ private:
+  std::atomic<T> value_;
+};
+
 // One L2 norm over the gradients of one or many tensors, and the length to which it is clipped.
 struct Norm {
   double limit;
-  double value = 0;    // infinity, too, where a double has no room for it
-  bool finite = true;  // whether every gradient is
+  Told<double> value = 0.0;  // infinity, too, where a double has no room for it
+  Told<bool> finite = true;  // whether every gradient is
 };
 
 // What a step does to the parameters of one kind.

@@ -129,8 +129,6 @@ void Entries::let_go() {
 }
 
 void Entries::read(PyObject* tuple) {
-  static PyObject* const data_name = PyUnicode_InternFromString("data");
-  static PyObject* const grad_name = PyUnicode_InternFromString("grad");
   if (!PyTuple_Check(tuple) || PyTuple_GET_SIZE(tuple) != 5) {
     throw py::type_error("a row of a step's entries is a tuple of five");
   }
@@ -144,7 +142,7 @@ void Entries::read(PyObject* tuple) {
   PyTypeObject* const type = Py_TYPE(row.parameter);
   auto attributes = attributes_.find(type);
   if (attributes == attributes_.end()) {
-    const std::pair<Attribute, Attribute> both{{type, data_name}, {type, grad_name}};
+    const std::pair<Attribute, Attribute> both{{type, interned.data}, {type, interned.grad}};
     attributes = attributes_.emplace(type, both).first;
   }
   row.data = is_tensor(row.parameter) ? nullptr : &attributes->second.first;

@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #include "arrays.hpp"
+#include "attribute.hpp"
 #include "calls.hpp"
 #include "compiled.hpp"
 #include "dispatch.hpp"
@@ -33,6 +34,15 @@ void select_from_environment() {
     throw py::import_error(std::string("ROOFSTEP_ISA: ") + error.what() +
                            "; set one of these, or unset it for the best");
   }
+}
+
+void intern_names() {
+  const auto intern = [](const char* name) {
+    PyObject* const made = PyUnicode_InternFromString(name);
+    if (!made) throw py::error_already_set();
+    return made;
+  };
+  interned = {intern("data"), intern("grad"), intern("is_dense"), intern("is_neg")};
 }
 
 py::dict rules() {
@@ -108,17 +118,18 @@ void collect_entries(PyHeapTypeObject* type) {
 
 }  // namespace
 
-// Python's GIL of threads and NumPy's arrays are those of the main interpreter.
+// Python's threads and NumPy's arrays are those of the main interpreter.
 constexpr char refusal[] =
     "roofstep cannot be imported in a subinterpreter; import it in the main interpreter, or give "
     "the work to a process of its own";
 
 bool in_subinterpreter() { return PyInterpreterState_Get() != PyInterpreterState_Main(); }
 
-PYBIND11_MODULE(_module, m, py::multiple_interpreters::not_supported()) {
+PYBIND11_MODULE(_module, m, py::mod_gil_not_used(), py::multiple_interpreters::not_supported()) {
   if (in_subinterpreter()) throw py::import_error(refusal);
   m.doc() = "Fused update kernels over arrays; the Python package around it is the public face.";
   import_numpy();
+  intern_names();
   select_from_environment();
   survive_fork();
 
@@ -154,8 +165,12 @@ PYBIND11_MODULE(_module, m, py::multiple_interpreters::not_supported()) {
                    py::metaclass(metaclass), py::custom_type_setup(may_lack_memory))
       .def(py::init([](double limit) { return Norm{limit}; }), "limit"_a)
       .def_readonly("limit", &Norm::limit)
-      .def_readonly("value", &Norm::value, "The norm before clipping in the last step.")
-      .def_readonly("finite", &Norm::finite, "Whether every gradient in it was.")
+      .def_property_readonly(
+          "value", [](const Norm& norm) -> double { return norm.value; },
+          "The norm before clipping in the last step.")
+      .def_property_readonly(
+          "finite", [](const Norm& norm) -> bool { return norm.finite; },
+          "Whether every gradient in it was.")
       .def_property_readonly("factor", clip_factor, "What the gradients are multiplied by.")
       .def("measure", measure_rows, "rows"_a, "threads"_a, "Takes it; see calls.hpp.");
 

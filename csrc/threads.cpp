@@ -21,7 +21,7 @@ int openmp_version() { return 0; }
 
 namespace {
 
-int most_threads = INT_MAX;
+std::atomic<int> most_threads{INT_MAX};
 
 #ifdef _OPENMP
 // The CPUs that this thread may run on now.
@@ -41,7 +41,7 @@ int cpus() {
 
 #ifdef _OPENMP
 int default_threads() {
-  const int most = std::min(omp_get_max_threads(), most_threads);
+  const int most = std::min(omp_get_max_threads(), most_threads.load());
   return most > 1 ? std::min(most, cpus()) : 1;
 }
 #else

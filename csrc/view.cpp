@@ -120,14 +120,13 @@ bool ask(PyObject* object, PyObject* method) {
 // A lazily negated tensor looks like any other. Without private functions of its library it is a
 // view of the imaginary parts of complex numbers: only where no stride is 1 is there need to ask.
 void require_literal(const Array& array, const Subject& subject) {
-  static PyObject* const is_neg = PyUnicode_InternFromString("is_neg");
   if (array.size > 1) {
     for (int d = 0; d < array.ndim; ++d) {
       if (array.shape[d] != 1 && array.stride(d) == static_cast<Py_ssize_t>(array.item_size()))
         return;
     }
   }
-  if (ask(array.object, is_neg)) {
+  if (ask(array.object, interned.is_neg)) {
     refuse(subject, "a tensor whose memory holds its values", "a lazily negated view",
            "pass tensor.resolve_neg()");
   }
@@ -227,8 +226,7 @@ Array view_shown(const dlpack::Library& library, PyObject* object, const dlpack:
 // False, perhaps with a Python error set, if the library does not show the memory of a tensor.
 bool view_tensor(const dlpack::Library& library, PyObject* object, const Subject& subject,
                  Array& view) {
-  static PyObject* const is_dense = PyUnicode_InternFromString("is_dense");
-  if (library.is_dense && !ask(object, is_dense)) return false;
+  if (library.is_dense && !ask(object, interned.is_dense)) return false;
   dlpack::Tensor tensor;
   if (library.table->show(object, &tensor) != 0) return false;
   view = view_shown(library, object, tensor, subject);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -284,6 +285,13 @@ def test_a_subinterpreter_is_refused(first: str) -> None:
     """In words, whether or not the main interpreter has it, and this one can import it later."""
     done = run("", "-W", "ignore", "-c", SUBINTERPRETER.format(first=first))
     assert done.split() == ["refused"] * 2
+
+
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="it needs the GIL")
+def test_a_free_threaded_python_stays_so() -> None:
+    """It turns the GIL on, and warns, for a module that does not say it can do without."""
+    code = "import sys, roofstep.kernels; print(sys._is_gil_enabled())"
+    assert run("", "-c", code, PYTHON_GIL="") == "False"
 
 
 # Signals.

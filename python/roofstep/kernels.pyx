@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: language_level=3, freethreading_compatible=True
 """The compiled door: kernels on raw pointers, for Cython by `cimport`, for numba, ctypes and cffi.
 
 What there is stands in kernels.pxd, what it does in include/roofstep/roofstep.h.

@@ -23,4 +23,5 @@ def test_builds(system: str) -> None:
         asked = ("--print-build-identifiers", "--platform", system, "--archs", architecture)
         command = [sys.executable, "-m", "cibuildwheel", *asked, SOURCE]
         answer = subprocess.run(command, env=TOOLS, stdout=subprocess.PIPE, text=True, check=True)
-        assert answer.stdout.split() == [f"cp3{minor}-{tag}" for minor in range(10, 15)]
+        pythons = [*(f"cp3{minor}" for minor in range(10, 15)), "cp314t"]
+        assert answer.stdout.split() == [f"{python}-{tag}" for python in pythons]
