@@ -32,6 +32,10 @@ NO_DECAY = ("Rprop", "Lamb")
 KEYS = ("learning_rate", "weight_decay", "grad_clip", "average_decay")
 
 
+# What no state dict holds.
+FUNCTIONS = ("lr_ratio", "apply_decay_param_fun", "exclude_from_weight_decay_fn")
+
+
 @dataclass(eq=False, repr=False)
 class Member:
     """A parameter: its values in the memory order of the real one, and what is kept of it."""
@@ -93,7 +97,10 @@ class Model:
         """What a state dict holds: all but the parameters and what is asked of each of them."""
         for m, old in zip(self.members, then.members, strict=True):
             m.state, m.steps, m.number = copy.deepcopy(old.state), old.steps, old.number
-        self.defaults, self.groups = copy.deepcopy(then.defaults), copy.deepcopy(then.groups)
+        pairs = zip([self.defaults, *self.groups], [then.defaults, *then.groups], strict=True)
+        self.defaults, *self.groups = (
+            {**old, **{k: v for k, v in now.items() if k in FUNCTIONS}} for now, old in pairs
+        )
         self.lr, self.epoch, self.skipped = then.lr, then.epoch, then.skipped
 
     def rate(self) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 
 import roofstep as rs
 from draws import takes_skip
-from model import NO_DECAY, SCHEDULES, Group, Member, Model, Rows
+from model import FUNCTIONS, NO_DECAY, SCHEDULES, Group, Member, Model, Rows
 from test_exact import CLASSES, OPTIMIZERS, same_bits
 
 GUARD = 7.0  # before and behind every parameter
@@ -23,9 +23,14 @@ def as_decay(decay: Any) -> Any:
     return rs.L1Decay(decay[1]) if decay[0] == "l1" else rs.L2Decay(decay[1])
 
 
-def as_setting(key: str, value: Any, model: Model) -> Any:
-    if key == "grad_clip":
-        return None if value is None else model.clips[value][0]
+def as_setting(key: str, value: Any, model: Model, in_use: Iterable[Any] = ()) -> Any:
+    """What stands for a setting of the model; of clips the one that is in use already, if any is.
+
+    A copied or loaded optimizer has other objects, and one norm is one object.
+    """
+    if key == "grad_clip" and value is not None:
+        clip = model.clips[value][0]
+        return next((other for other in in_use if repr(other) == repr(clip)), clip)
     return as_decay(value) if key == "weight_decay" else value
 
 
@@ -66,7 +71,7 @@ class World:
         self.parameters: list[rs.Parameter] = []
         self.guarded: list[tuple[np.ndarray, np.ndarray]] = []  # the memory, and its guards
         self.schedule: Any = None
-        self.optimizer: rs.Optimizer
+        self.optimizer: Any = None
 
     # Made from a model.
 
@@ -113,7 +118,15 @@ class World:
     def _group(self, model: Model, place: int) -> Group:
         own = model.groups[place]["own"]
         mine = [p for p, i in zip(self.parameters, model.owners, strict=True) if i == place]
-        return {"params": mine, **{k: as_setting(k, v, model) for k, v in own.items()}}
+        used = self._clips()
+        return {"params": mine, **{k: as_setting(k, v, model, used) for k, v in own.items()}}
+
+    def _clips(self) -> list[Any]:
+        """Those in use."""
+        if self.optimizer is None:
+            return []
+        groups = (self.optimizer._defaults, *self.optimizer.param_groups)
+        return [group["grad_clip"] for group in groups]
 
     def add_group(self, model: Model) -> None:
         self.parameters += [self.parameter(m) for m in model.members[len(self.parameters) :]]
@@ -123,12 +136,11 @@ class World:
         """One that has only what a state dict has not: parameters, functions, flags."""
         self.guarded = []
         parameters = [self.parameter(m) for m in model.members]
-        functions = ("lr_ratio", "apply_decay_param_fun", "exclude_from_weight_decay_fn")
         groups = []
         for place, group in enumerate(model.groups):
             mine = [p for p, i in zip(parameters, model.owners, strict=True) if i == place]
-            groups.append({"params": mine, **{k: group[k] for k in functions if k in group}})
-        return self._made(model, groups, functions)
+            groups.append({"params": mine, **{k: group[k] for k in FUNCTIONS if k in group}})
+        return self._made(model, groups, FUNCTIONS)
 
     def become(self, optimizer: Any) -> None:
         self.optimizer = optimizer
@@ -141,7 +153,8 @@ class World:
         self.parameters[m.index].data = self.array(m)
 
     def edit(self, place: int, key: str, value: Any, model: Model) -> None:
-        self.optimizer.param_groups[place][key] = as_setting(key, value, model)
+        wanted = as_setting(key, value, model, self._clips())
+        self.optimizer.param_groups[place][key] = wanted
 
     # Gradients.
 
