@@ -73,6 +73,25 @@ def a_gradient_in_a_parameter(machine: Any, data: Any) -> None:
 
 
 @bad_call
+def a_gradient_that_cannot_be_zeroed(machine: Any, data: Any) -> None:
+    """It repeats itself, may not be written, or is another's, too."""
+    if m := ready(machine, data):
+        p = machine.real.parameters[m.index]
+        way = data.draw(st.sampled_from(["repeats", "read-only", "shared"]), "way")
+        like = [q for q in machine.model.members if q is not m and q.attr["trainable"]]
+        like = [q for q in like if q.p.shape == m.p.shape and q.p.dtype == m.p.dtype]
+        if way == "repeats" and m.p.size > 1:
+            one = np.ones((), m.p.dtype)
+            p.grad = np.lib.stride_tricks.as_strided(one, m.p.shape, [0] * m.p.ndim)
+        elif way == "shared" and like:
+            p.grad = machine.real.parameters[like[0].index].grad
+        else:
+            p.grad.flags.writeable = False
+        machine.refuse(lambda: machine.real.optimizer.step(clear_grad=True), ValueError)
+        p.grad = None
+
+
+@bad_call
 def a_parameter_in_another(machine: Any, data: Any) -> None:
     if m := ready(machine, data):
         members = machine.model.members

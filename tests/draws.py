@@ -178,10 +178,12 @@ def is_sparse(model: Model, m: Member) -> bool:
     return known and m.p.ndim > 0 and m.axes == tuple(range(m.p.ndim))
 
 
-def gradient(data: Any, model: Model, m: Member) -> Any:
-    """None, an array in any memory, or rows."""
-    kinds = ["none", "plain", "any", "any", "read-only"]
-    kind = data.draw(st.sampled_from(kinds + ["rows"] * 3 * is_sparse(model, m)), "gradient")
+def gradient(data: Any, model: Model, m: Member, clearable: bool = False) -> Any:
+    """None, an array in any memory, or rows; or else only what a step can zero."""
+    kinds = ["none", "plain", "any", "any"]
+    if not clearable:
+        kinds += ["read-only"] + ["rows"] * 3 * is_sparse(model, m)
+    kind = data.draw(st.sampled_from(kinds), "gradient")
     if kind == "none":
         return None
     T, shape = m.p.dtype.type, m.p.shape
@@ -192,7 +194,8 @@ def gradient(data: Any, model: Model, m: Member) -> Any:
         return rs.SelectedRows(rows, np.asfortranarray(found))
     if kind == "plain":
         return values(data, m.p.size, T).reshape(shape)
-    steps = data.draw(st.tuples(*(st.integers(-2, 3) for _ in shape)), "steps")
+    one_step = st.sampled_from([-2, -1, 1, 2, 3] + [0] * (not clearable))
+    steps = data.draw(st.tuples(*(one_step for _ in shape)), "steps")
     order = tuple(data.draw(st.permutations(range(len(shape))), "order"))
     layout = Layout(shape, order, steps)
     found = layout.view(values(data, math.prod(layout.extents()), T))
@@ -201,11 +204,15 @@ def gradient(data: Any, model: Model, m: Member) -> Any:
     return found
 
 
-def gradients(data: Any, model: Model, parameters: list[rs.Parameter]) -> None:
+def gradients(
+    data: Any, model: Model, parameters: list[rs.Parameter], clearable: bool = False
+) -> None:
     """Gives every parameter a gradient or none, or that of another one of its kind."""
     for m in model.members:
         p = parameters[m.index]
-        p.grad = gradient(data, model, m)
+        p.grad = gradient(data, model, m, clearable)
+        if clearable:
+            continue
         like = [
             q.grad
             for q in parameters[: m.index]

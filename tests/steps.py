@@ -121,6 +121,11 @@ class Steps(RuleBasedStateMachine):
 
     @rule(data=st.data(), clear=st.booleans())
     def step(self, data: Any, clear: bool) -> None:
+        if clear and data.draw(st.booleans(), "can be cleared"):
+            draws.gradients(data, self.model, self.real.parameters, clearable=True)
+            held = [p.grad for p in self.real.parameters if p.grad is not None and p.grad.size]
+            if held and self.model.skip and data.draw(st.booleans(), "not finite"):
+                held[-1][...] = np.nan
         gradients = self.real.gradients(self.model)
         powers = (1.0, 2.0**16, 0.25, 3.0)
         scale = data.draw(st.sampled_from(powers), "grad_scale")

@@ -394,6 +394,22 @@ def test_layouts_dtypes_and_groups_make_no_difference() -> None:
     assert mixed[2].data.dtype == "f4"
 
 
+@pytest.mark.parametrize("decay", [rs.L1Decay(0.1), rs.L2Decay(0.1)], ids=str)
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_the_penalty_is_summed_in_the_same_order_in_every_layout(decay: Any, dtype: str) -> None:
+    values = np.random.default_rng(0).standard_normal((50, 5, 6, 7)).astype(dtype)
+    for value in values:
+        losses = set()
+        for axes in ((0, 1, 2), (2, 1, 0), (1, 0, 2)):
+            array = np.array(value.transpose(axes), order="C").transpose(np.argsort(axes))
+            p = rs.Parameter(array)
+            p.grad = np.ones_like(value)
+            optimizer = rs.LBFGS(parameters=[p], max_iter=1, weight_decay=decay)
+            optimizer.step(lambda: 0.0)
+            losses.add(optimizer.state_dict()["state"]["prev_loss"])
+        assert len(losses) == 1
+
+
 def test_missing_gradients_count_as_zero_and_the_untrainable_stays() -> None:
     a, b = rs.Parameter(np.array([3.0])), rs.Parameter(np.array([3.0]))
     c = rs.Parameter(np.array([3.0]), attr=rs.ParamAttr(trainable=False))

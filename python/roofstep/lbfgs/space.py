@@ -116,12 +116,14 @@ class Space:
         for part, array, piece in self._pieces(gradient):
             if part.parameter.grad is not None:
                 piece[...] = _core.as_numpy(part.parameter.grad, part.name)
+            if part.l1 or part.l2:
+                row = array.ravel()  # in C order, as the bits of a sum depend on it
             if part.l2:
                 piece += part.l2 * array
-                loss += part.l2 / 2 * float(np.square(array, dtype=np.float64).sum())
+                loss += part.l2 / 2 * float(np.square(row, dtype=np.float64).sum())
             if part.l1:
                 piece += part.l1 * np.sign(array)
-                loss += part.l1 * float(np.abs(array).sum(dtype=np.float64))
+                loss += part.l1 * float(np.abs(row).sum(dtype=np.float64))
         return Evaluation(own, loss, gradient, float(np.abs(gradient).max(initial=0.0)))
 
     def _pieces(self, vector: Array) -> Iterator[tuple[Part, Array, Array]]:
