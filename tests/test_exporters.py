@@ -51,6 +51,13 @@ class Exporter:
         return True  # is no success: 1 and not 0
 
 
+class Held(rs.Parameter):
+    """A parameter whose data may be a tensor, as those are that hold one of torch or Paddle."""
+
+    __slots__ = ()
+    holds_array = False
+
+
 class StoppedError(BaseException):
     """What is no Exception."""
 
@@ -82,7 +89,8 @@ def world_of(options: dict[str, Any], steps: int) -> World:
     """Parameters that all have a gradient."""
 
     def make(params: list[rs.Parameter]) -> rs.Optimizer:
-        params += [rs.Parameter(np.ones((4, 3), "f4"), f"p{i}") for i in range(3, COUNT)]
+        params[:] = [Held(p.data, p.name) for p in params]
+        params += [Held(np.ones((4, 3), "f4"), f"p{i}") for i in range(3, COUNT)]
         return rs.Adam(0.1, parameters=params, **options)
 
     world = World(steps, make)
