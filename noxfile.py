@@ -164,7 +164,7 @@ def machine(session: nox.Session) -> None:
     if not is_short(session):
         session.env["ROOFSTEP_MACHINE"] = "100"
     install(session, ".[test]")
-    session.run("python", "-m", "pytest", "tests/test_machine.py", "--no-showlocals")
+    session.run("python", "-m", "pytest", "tests/machine", "--no-showlocals")
 
 
 @nox.session
