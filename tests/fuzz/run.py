@@ -23,6 +23,7 @@ def build() -> Path:
     assert pybind11
     assert pybind11.origin
     options = {
+        "CMAKE_C_COMPILER": "clang",
         "CMAKE_CXX_COMPILER": "clang++",
         "Python_EXECUTABLE": sys.executable,
         "ROOFSTEP_BASELINE_ALONE": "ON",
