@@ -16,9 +16,10 @@ CLANG = ("CMAKE_C_COMPILER=clang", "CMAKE_CXX_COMPILER=clang++", "ROOFSTEP_BASEL
 REPORTED = 66  # the status of a process in which something was reported
 
 # Each way into the C++ once: arrays, dense and sparse gradients and refusals of them, norms,
-# exchanges with averages, files, several threads; `watch` adds the compiled door.
+# exchanges with averages, files, streaming loops, several threads; `watch` adds the compiled door.
 SHORT = (
     "tests/test_average.py::test_in_the_block_the_parameters_hold_the_mean",
+    "tests/test_isa.py::test_the_roof_moves_every_byte",
     "tests/test_norm.py::test_both_dtypes_in_one_norm",
     "tests/test_norm.py::test_many_tensors",
     "tests/test_process.py::test_optimizers_in_threads[2-2-own]",
@@ -35,6 +36,7 @@ LEFT_OUT = (
     "tests/test_demo.py",  # a run of scikit-learn and matplotlib
     "tests/test_docs.py",  # the pages
     "tests/test_typed_use.py",  # mypy's
+    "tests/test_isa.py",  # processes that are given seconds; its loops are in the short form
     "tests/test_processes.py",  # forks, and interpreters that end at once
 )
 
@@ -90,10 +92,12 @@ def watch(
         run("csrc/tests/misuse.py", misuse, status=REPORTED)
     # Reports go to where pytest would keep them from being seen if the process ends.
     pytest = ("-m", "pytest", "-q", "--capture=sys", "-p", "no:cacheprovider")
-    chosen = SHORT if is_short(session) else ("tests", *(f"--ignore={path}" for path in LEFT_OUT))
-    run(*pytest, *chosen)
+    run(*pytest, *SHORT)
     # The compiled door, by one of its ways.
-    run(*pytest, "--noconftest", "-k", "cffi", "tests/wheel/inside/refusals.py")
+    door = "cffi and adamw" if is_short(session) else "cffi"
+    run(*pytest, "--noconftest", "-k", door, "tests/wheel/inside/refusals.py")
+    if not is_short(session):
+        run(*pytest, "tests", *(f"--ignore={path}" for path in LEFT_OUT))
 
 
 def preload(*libraries: str) -> tuple[str, ...]:
