@@ -14,4 +14,5 @@ def machine(session: nox.Session) -> None:
     session.install(".[test]")
     if session.posargs != ["short"]:
         session.env["ROOFSTEP_MACHINE"] = "100"
-    session.run("python", "-m", "pytest", "tests/test_machine.py", "--no-showlocals")
+    files = ("tests/test_machine.py", "tests/test_machine_lbfgs.py")
+    session.run("python", "-m", "pytest", *files, "--no-showlocals")
