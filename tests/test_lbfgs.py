@@ -449,6 +449,19 @@ def test_pairs_of_another_function_are_forgotten(change: str, loaded: bool) -> N
     )
 
 
+def test_a_step_that_fails_at_once_forgets_nothing() -> None:
+    """Not even where a setting has made the loss another one, and is set back."""
+    optimizer, closure = made(rosenbrock, max_iter=4)
+    run(optimizer, closure, 1)
+    other = copy.deepcopy(optimizer)
+    optimizer.param_groups[0]["weight_decay"] = 0.5
+    with pytest.raises(TypeError):
+        optimizer.step(lambda: "loss")
+    optimizer.param_groups[0]["weight_decay"] = None
+    again = Closure(rosenbrock, list(other.parameters))
+    np.testing.assert_array_equal(run(optimizer, closure, 1), run(other, again, 1))
+
+
 @SEARCHES
 @pytest.mark.parametrize("where", ["first", "later"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

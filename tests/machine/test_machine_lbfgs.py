@@ -178,6 +178,9 @@ class Machine(RuleBasedStateMachine):
         else:
             fresh.set_state_dict(old.state_dict())
         self.real.optimizer = fresh
+        state = self.twin.optimizer.state_dict()
+        if not state["state"]["n_iter"]:  # pairs of another loss than the one of now are not saved
+            self.twin.optimizer.set_state_dict(state)
 
     @rule(data=st.data())
     def do_something_bad(self, data: Any) -> None:

@@ -14,7 +14,7 @@ from roofstep import checks, plan
 from roofstep.lbfgs.curvature import dot
 from roofstep.lbfgs.line_search import Trial, Try, strong_wolfe
 from roofstep.lbfgs.progress import Progress, restored
-from roofstep.lbfgs.space import Part, Space
+from roofstep.lbfgs.space import Evaluation, Part, Space
 from roofstep.optimizer import Optimizer
 from roofstep.parameter import Parameter, Parameters
 from roofstep.regularizer import Decay, L1Decay, L2Decay
@@ -212,21 +212,26 @@ class LBFGS(Optimizer):
     def _search_alone(self, closure: Callable[[], SupportsFloat], learning_rate: float) -> float:
         space = Space(self._parts(self.param_groups), self._parameters)
         progress = self._progress
-        if progress.kind != space.kind:
-            progress.begin_anew(self._search["history_size"], space.kind)
         iterations = progress.iterations
         try:
-            return self._iterate(space, closure, learning_rate)
+            begin = space.evaluate(closure)
+            if progress.kind != space.kind:  # only now: the closure may have failed
+                progress.begin_anew(self._search["history_size"], space.kind)
+                iterations = 0
+            return self._iterate(space, closure, learning_rate, begin)
         finally:
             progress.evaluations += space.evaluations
             self._last_step_applied = progress.iterations > iterations
 
     def _iterate(
-        self, space: Space, closure: Callable[[], SupportsFloat], learning_rate: float
+        self,
+        space: Space,
+        closure: Callable[[], SupportsFloat],
+        learning_rate: float,
+        at: Evaluation,
     ) -> float:
         progress, search = self._progress, self._search
         most = search["max_eval"] or search["max_iter"] * 5 // 4
-        at = space.evaluate(closure)
         first = at.own
         for left in reversed(range(search["max_iter"])):
             if not at.is_finite or at.largest <= search["tolerance_grad"]:
