@@ -71,14 +71,24 @@ def uninitialised() -> None:
 
 
 def race() -> None:
-    """Two threads step one parameter."""
-    param, grad = np.ones(SIZE, "f4"), np.ones(SIZE, "f4")
+    """Two threads step one parameter, until each has found the other in a step many times.
 
-    def step() -> None:
-        for _ in range(100):
-            sgd(param.ctypes.data, grad.ctypes.data, SIZE, 0.1)
+    A call that begins when another has ended comes after it by the GIL, which ThreadSanitizer sees.
+    """
+    size = 1 << 20  # which takes longer than to pass the GIL on
+    param, grad = np.ones(size, "f4"), np.ones(size, "f4")
+    start = threading.Barrier(2)
+    inside, met = [False, False], [0, 0]
 
-    threads = [threading.Thread(target=step) for _ in range(2)]
+    def step(me: int) -> None:
+        start.wait()
+        while min(met) < 20:
+            inside[me] = True
+            sgd(param.ctypes.data, grad.ctypes.data, size, 0.1)
+            inside[me] = False
+            met[me] += inside[1 - me]
+
+    threads = [threading.Thread(target=step, args=(me,)) for me in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
