@@ -171,12 +171,21 @@ def machine(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", "tests/machine", "--no-showlocals")
 
 
-@nox.session
+@nox.session(python="3.11")
 def fuzz(session: nox.Session) -> None:
-    """Hostile tensors and files, each for 10 minutes or `-- SECONDS`; needs clang."""
-    (length,) = session.posargs or ["600"]
+    """Hostile tensors and files, each for 10 minutes or `-- SECONDS`; needs clang.
+
+    Of another Python that atheris has wheels for, 3.12 and 3.13: `-P 3.12`.
+    """
+    match session.posargs or ["600"]:
+        case ["short"]:
+            seconds = "8"
+        case [seconds] if seconds.isdecimal() and int(seconds):
+            pass
+        case _:
+            session.error(f"expected seconds or 'short' after --, got {session.posargs}")
     install(session, ".[fuzz]")
-    session.run("python", "tests/fuzz/run.py", "8" if length == "short" else length)
+    session.run("python", "tests/fuzz/run.py", seconds)
 
 
 @nox.session(python="3.14t")
