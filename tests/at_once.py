@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import roofstep
@@ -18,6 +19,27 @@ class Holding(roofstep.ClipGradBase):
         self.begun.set()
         assert self.may_end.wait(30)
         return list(params_grads)
+
+
+def at_once(works: list[Callable[[], object]]) -> None:
+    """Each in a thread of its own, from one moment on; what one raises is raised here."""
+    start = threading.Barrier(len(works), timeout=60)
+    raised: list[BaseException] = []
+
+    def go(work: Callable[[], object]) -> None:
+        try:
+            start.wait()
+            work()
+        except BaseException as error:
+            raised.append(error)
+
+    row = [threading.Thread(target=go, args=(work,)) for work in works]
+    for thread in row:
+        thread.start()
+    for thread in row:
+        thread.join()
+    for error in raised:
+        raise error
 
 
 # For the source of a process: does work in a forked child, which must end well.

@@ -160,9 +160,9 @@ _RAISES = ctypes.pythonapi.PyObject_AsFileDescriptor
 _REFUSES = _Show(lambda self, out: -1)
 _RETURNS = _Show(lambda self, out: 0)  # and puts nothing
 
-_new_capsule = ctypes.pythonapi.PyCapsule_New
-_new_capsule.restype = ctypes.py_object
-_new_capsule.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+new_capsule = ctypes.pythonapi.PyCapsule_New
+new_capsule.restype = ctypes.py_object
+new_capsule.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
 _FUNCTIONS = {
     "returns": _RETURNS, "shows": _SHOWS, "shares": _SHARES, "raises": _RAISES, "refuses": _REFUSES,
     "nothing": None,
@@ -195,7 +195,7 @@ def library(
     table = Table(major=major, minor=3, **functions)
     if older is not None:
         table.older = ctypes.addressof(table if older is Handmade else older._table)
-    capsule = _new_capsule(ctypes.addressof(table), name, None)
+    capsule = new_capsule(ctypes.addressof(table), name, None)
     attributes = {
         "_table": table, "_older": older, "_name": name, "__dlpack_c_exchange_api__": capsule,
     }  # fmt: skip

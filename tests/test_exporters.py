@@ -11,38 +11,20 @@ import pytest
 
 import roofstep as rs
 from growth import grown
+from handmade import CAPSULE, Table, new_capsule
 from test_faults import Halve, World
 
 COUNT = 5
+# PyObject_IsTrue takes no notice of where the tensor is wanted, and is -1 with the error of
+# ``__bool__`` set.
 _address = ctypes.cast(ctypes.pythonapi.PyObject_IsTrue, ctypes.c_void_p)
-_new_capsule = ctypes.pythonapi.PyCapsule_New
-_new_capsule.restype = ctypes.py_object
-
-
-class Table(ctypes.Structure):
-    """DLPack's table of functions.
-
-    Those that share and show a tensor are PyObject_IsTrue, which takes no notice of where the
-    tensor is wanted, and is -1 with the error of ``__bool__`` set.
-    """
-
-    _fields_ = [
-        ("major", ctypes.c_uint32),
-        ("minor", ctypes.c_uint32),
-        *((name, ctypes.c_void_p) for name in ("older", "allocate", "share", "adopt", "show")),
-        ("stream", ctypes.c_void_p),
-    ]
-
-
 TABLE = Table(major=1, minor=3, share=_address, show=_address)
-NAME = ctypes.c_char_p(b"dlpack_exchange_api")  # which a capsule does not copy
-CAPSULE = _new_capsule(ctypes.byref(TABLE), NAME, None)
 
 
 class Exporter:
     """A tensor of a library that raises what it is told to."""
 
-    __dlpack_c_exchange_api__ = CAPSULE
+    __dlpack_c_exchange_api__ = new_capsule(ctypes.addressof(TABLE), CAPSULE, None)
     error: BaseException | None = None
 
     def __bool__(self) -> bool:

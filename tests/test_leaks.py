@@ -8,7 +8,6 @@ import mmap
 import os
 import pickle
 import struct
-import threading
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,6 +20,7 @@ import pytest
 
 import roofstep as rs
 import test_refusals
+from at_once import at_once
 from growth import grown
 from roofstep import _core, kernels
 from test_faults import Halve, Pull
@@ -289,11 +289,7 @@ def in_threads(path: Path) -> Act:
     row = [adam() for _ in range(3)]
 
     def act() -> None:
-        threads = [threading.Thread(target=one.step) for one in row]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once([one.step for one in row])
 
     return act
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,30 +11,11 @@ import numpy as np
 import pytest
 
 import roofstep
+from at_once import at_once
+from handmade import library
 from roofstep import _core
 
 together = pytest.mark.parametrize("threads", [2, 8])
-
-
-def at_once(works: list[Callable[[], object]]) -> None:
-    """Each in a thread of its own, from one moment on; what one raises is raised here."""
-    start = threading.Barrier(len(works), timeout=60)
-    raised: list[BaseException] = []
-
-    def go(work: Callable[[], object]) -> None:
-        try:
-            start.wait()
-            work()
-        except BaseException as error:
-            raised.append(error)
-
-    row = [threading.Thread(target=go, args=(work,)) for work in works]
-    for thread in row:
-        thread.start()
-    for thread in row:
-        thread.join()
-    for error in raised:
-        raise error
 
 
 # One optimizer. Every gradient is of ones, so that with Adagrad the state of a parameter is the
@@ -77,8 +56,9 @@ class Asking:
 
         def go() -> None:
             few = True
-            while few and time.monotonic() < self.last:
+            while few:
                 few = self.optimizer._counts.max() < 20 or len(self.refused) < 20
+                assert time.monotonic() < self.last, (self.optimizer._counts, len(self.refused))
                 try:
                     call()
                 except RuntimeError as error:
@@ -206,26 +186,12 @@ def test_optimizers_are_made_in_threads(threads: int) -> None:
 # What the module remembers of types: see csrc/dlpack.cpp.
 
 
-class Table(ctypes.Structure):
-    """Of a library that shows its tensors: version 1, and functions that nobody calls here."""
-
-    _fields_ = (("version", ctypes.c_uint32 * 2), ("functions", ctypes.c_void_p * 7))
-
-
-TABLE = Table((1, 3), (None, *[1] * 6))
-new_capsule = ctypes.pythonapi.PyCapsule_New
-new_capsule.restype = ctypes.py_object
-new_capsule.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
-NAME = b"dlpack_exchange_api"
-
-
 @together
 def test_types_are_told_apart_in_threads(threads: int) -> None:
     """More types that publish a table than are remembered, which all threads meet at once."""
-    capsule = new_capsule(ctypes.addressof(TABLE), NAME, None)
     kinds: list[tuple[Any, bool]] = []
     for i in range(40):
-        kinds.append((type(f"Tensor{i}", (), {"__dlpack_c_exchange_api__": capsule}), True))
+        kinds.append((library(), True))
         kinds.append((type(f"Other{i}", (), {}), False))
     objects = [(kind(), answer) for kind, answer in kinds]
 
