@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import roofstep
+
+# How many times as often what depends on chance is tried.
+TIMES = int(os.environ.get("ROOFSTEP_TIMES", "1"))
 
 
 class Holding(roofstep.ClipGradBase):

@@ -32,7 +32,7 @@ from test_exact import (
     same_bits,
     wild,
 )
-from test_refusals import NO_ARRAYS, Table, World, ones, refused, table
+from test_refusals import NO_ARRAYS, Table, TwoGroups, ones, refused, table
 
 Pairs = list[Any]
 
@@ -552,7 +552,7 @@ FIRST_RETURN: Table = {
 @pytest.mark.parametrize("clear_grad", [False, True])
 @table(FIRST_RETURN)
 def test_what_a_clip_returns(bad: Any, error: Any, pattern: str, clear_grad: bool) -> None:
-    world = World()
+    world = TwoGroups()
     with world.nothing_written():
         world.optimizer.param_groups[1]["grad_clip"] = UsersClip(lambda pairs: pairs)
         world.optimizer.param_groups[0]["grad_clip"] = UsersClip(bad)
@@ -575,7 +575,7 @@ TERMS: Table = {
 @pytest.mark.parametrize("clip", [None, rs.ClipGradByGlobalNorm(0.5)])
 @table(TERMS)
 def test_what_a_regularizer_returns(bad: Any, error: Any, pattern: str, clip: Any) -> None:
-    world = World()
+    world = TwoGroups()
     with world.nothing_written():
         world.optimizer.param_groups[1]["grad_clip"] = clip
         world.optimizer.param_groups[1]["weight_decay"] = UsersDecay(bad)
@@ -590,7 +590,7 @@ def raising(*_: Any) -> Any:
 @pytest.mark.parametrize("thing", [UsersClip(raising), UsersDecay(raising)])
 @pytest.mark.parametrize("steps", [0, 2])
 def test_errors_of_users_code_pass_through_and_nothing_is_written(thing: Any, steps: int) -> None:
-    world = World(steps)
+    world = TwoGroups(steps)
     key = "grad_clip" if isinstance(thing, rs.ClipGradBase) else "weight_decay"
     with world.nothing_written():
         world.optimizer.param_groups[1][key] = thing
@@ -612,7 +612,7 @@ def test_gradients_are_checked_as_ever_before_users_code_sees_them(bad: Any, key
     messages = []
     thing = by_user(rs.ClipGradByNorm(1.0) if key == "grad_clip" else rs.L2Decay(0.5))
     for value in (None, thing):
-        world = World()
+        world = TwoGroups()
         world.last.grad = bad
         world.optimizer.param_groups[1][key] = value
         with world.nothing_written():
@@ -672,7 +672,7 @@ def test_a_class_or_a_function_is_no_clip_or_regularizer(key: str) -> None:
 
 
 def test_another_thing_than_a_parameter_in_a_group_is_refused_as_ever() -> None:
-    world = World()
+    world = TwoGroups()
     world.optimizer.param_groups[0]["params"] = (*world.params[:2], ones())
     with refused(ValueError, "param_groups: .*is new there.*add_param_group"):
         world.optimizer.step()

@@ -12,7 +12,7 @@ import pytest
 import roofstep as rs
 from growth import grown
 from handmade import CAPSULE, Table, new_capsule
-from test_faults import Halve, World
+from test_faults import Halve, Training
 
 COUNT = 5
 # PyObject_IsTrue takes no notice of where the tensor is wanted, and is -1 with the error of
@@ -54,7 +54,7 @@ ERRORS: dict[str, tuple[Callable[[], BaseException], bool]] = {
     "SystemExit": (lambda: SystemExit(3), True),
     "of one's own": (StoppedError, True),
 }
-WAYS: dict[str, Callable[[World], object]] = {
+WAYS: dict[str, Callable[[Training], object]] = {
     "step": lambda world: world.optimizer.step(),
     "clear": lambda world: world.optimizer.step(clear_grad=True),
     "apply": lambda world: world.optimizer.apply_gradients([(p, p.grad) for p in world.params]),
@@ -67,7 +67,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def world_of(options: dict[str, Any], steps: int) -> World:
+def world_of(options: dict[str, Any], steps: int) -> Training:
     """Parameters that all have a gradient."""
 
     def make(params: list[rs.Parameter]) -> rs.Optimizer:
@@ -75,13 +75,13 @@ def world_of(options: dict[str, Any], steps: int) -> World:
         params += [Held(np.ones((4, 3), "f4"), f"p{i}") for i in range(3, COUNT)]
         return rs.Adam(0.1, parameters=params, **options)
 
-    world = World(steps, make)
+    world = Training(steps, make)
     for parameter in world.params:
         parameter.grad = np.full((4, 3), 0.5, "f4")
     return world
 
 
-def attempt(world: World, way: str, who: str, at: int, name: str) -> None:
+def attempt(world: Training, way: str, who: str, at: int, name: str) -> None:
     """Put an exporter in a place, see that it is refused as it should be, and take it out."""
     make, as_it_is = ERRORS[name]
     parameter, exporter = world.params[at], Exporter()

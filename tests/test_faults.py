@@ -100,7 +100,7 @@ class Pull(rs.WeightDecayRegularizer):
         return np.asarray(np.float32(0.25) * param.data)
 
 
-class World:
+class Training:
     """An optimizer of three parameters after some steps, ready for one more."""
 
     def __init__(
@@ -146,12 +146,12 @@ def averaging(optimizer: rs.Optimizer) -> rs.Optimizer:
     return optimizer
 
 
-WORLDS: dict[str, Callable[[int], World]] = {
-    "Adam": lambda n: World(n, lambda p: rs.Adam(0.1, parameters=p)),
-    "global norm": lambda n: World(
+WORLDS: dict[str, Callable[[int], Training]] = {
+    "Adam": lambda n: Training(n, lambda p: rs.Adam(0.1, parameters=p)),
+    "global norm": lambda n: Training(
         n, lambda p: rs.NAdam(0.1, parameters=p, grad_clip=rs.ClipGradByGlobalNorm(0.1))
     ),
-    "user's clip and regularizer": lambda n: World(
+    "user's clip and regularizer": lambda n: Training(
         n,
         lambda p: rs.Momentum(
             0.1,
@@ -159,11 +159,11 @@ WORLDS: dict[str, Callable[[int], World]] = {
             grad_clip=Halve(),
         ),
     ),
-    "averages, watched": lambda n: World(
+    "averages, watched": lambda n: Training(
         n, lambda p: averaging(rs.SGD(0.1, p, skip_nonfinite=True))
     ),
-    "sparse": lambda n: World(n, lambda p: rs.Adam(0.1, parameters=p), sparse=True),
-    "schedule": lambda n: World(
+    "sparse": lambda n: Training(n, lambda p: rs.Adam(0.1, parameters=p), sparse=True),
+    "schedule": lambda n: Training(
         n, lambda p: rs.Lamb(rs.lr.CosineAnnealingDecay(0.1, 9), parameters=p)
     ),
 }
@@ -240,34 +240,34 @@ class BrokenGrad(rs.Parameter):
     def grad(self, value: Any) -> None: ...
 
 
-def broken_gradient(world: World) -> None:
+def broken_gradient(world: Training) -> None:
     world.params[-1].grad = world.params[-1].grad[:2]
 
 
-def broken_clip(world: World) -> None:
+def broken_clip(world: Training) -> None:
     world.optimizer.param_groups[0]["grad_clip"] = Broken()
 
 
-def broken_regularizer(world: World) -> None:
+def broken_regularizer(world: Training) -> None:
     world.optimizer.param_groups[0]["weight_decay"] = Broken()
 
 
-def broken_schedule(world: World) -> None:
+def broken_schedule(world: Training) -> None:
     def rate() -> float:
         raise FailureError
 
     world.optimizer.get_lr = rate  # type: ignore[method-assign]
 
 
-def broken_factor(world: World) -> None:
+def broken_factor(world: Training) -> None:
     world.optimizer.param_groups[0]["learning_rate"] = -1.0
 
 
-def broken_setting(world: World) -> None:
+def broken_setting(world: Training) -> None:
     world.optimizer.param_groups[0]["beta1"] = 1.5
 
 
-def broken_memory(world: World) -> None:
+def broken_memory(world: Training) -> None:
     world.params[-1].data = world.params[0].data
 
 
@@ -282,8 +282,8 @@ BREAKS = (
 )
 
 
-def of_thousand(steps: int) -> World:
-    world = World.__new__(World)
+def of_thousand(steps: int) -> Training:
+    world = Training.__new__(Training)
     world.rng, world.sparse = np.random.default_rng(0), False
     world.params = [
         rs.Parameter(ordinary(world.rng, 12, np.float32).reshape(4, 3), f"p{i}")
@@ -356,7 +356,7 @@ def test_an_optimizer_without_parameters_stays_so_if_its_first_step_fails() -> N
 
 
 # What is done beside steps, to a world, with what another has saved and the path of its file.
-BESIDE: dict[str, Callable[[World, Any, Path], object]] = {
+BESIDE: dict[str, Callable[[Training, Any, Path], object]] = {
     "set_state_dict": lambda world, saved, path: world.optimizer.set_state_dict(saved),
     "load": lambda world, saved, path: world.optimizer.load(path),
     "add": lambda world, saved, path: world.optimizer.add_param_group(
@@ -377,12 +377,12 @@ def test_interrupted_beside_steps(what: str, tmp_path: Path) -> None:
     """Either all of it or nothing, and the optimizer can be used again."""
     path = tmp_path / "file.safetensors"
 
-    def world_of(steps: int, beta1: float) -> World:
+    def world_of(steps: int, beta1: float) -> Training:
         def make(params: list[rs.Parameter]) -> rs.Optimizer:
             schedule = rs.lr.StepDecay(0.1, 2)
             return averaging(rs.Adam(schedule, parameters=params, beta1=beta1))
 
-        return World(steps, make)
+        return Training(steps, make)
 
     start, other = world_of(2, 0.9), world_of(5, 0.5)
     for _ in range(3):

@@ -24,7 +24,7 @@ from at_once import at_once
 from growth import grown
 from roofstep import _core, kernels
 from test_faults import Halve, Pull
-from test_refusals import World
+from test_refusals import TwoGroups
 
 STEPS = 100_000
 CALLS = 400  # of what takes long
@@ -356,7 +356,7 @@ def refusals(name: str) -> dict[str, Act]:
     table = getattr(test_refusals, name)
 
     def one(bad: Any) -> Act:
-        world = World()
+        world = TwoGroups()
         optimizer = world.optimizer
         if name == "BAD_STATES":
             return partial(optimizer.set_state_dict, bad(optimizer.state_dict()))

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import roofstep
-from at_once import Holding
+from at_once import TIMES, Holding, at_once
 from roofstep import state
 from roofstep.plan import State
 
@@ -153,29 +153,23 @@ def test_optimizers_in_threads(optimizers: int, threads: int, sharing: bool) -> 
     """Bit for bit what each does alone, on more threads than there are CPUs as well."""
     shared = Shared(gradients_of(99) if sharing else None)
     steps = 12
-    roofstep.set_num_threads(threads)
-    row = [an_optimizer(kind, shared) for kind in range(optimizers)]
-    norms: list[list[float | None]] = [[] for _ in row]
-    start = threading.Barrier(optimizers)
 
-    def go(k: int) -> None:
-        start.wait()
+    def go(optimizer: roofstep.Optimizer) -> list[bytes]:
+        norms = []
         for _ in range(steps):
-            row[k].step()
-            norms[k].append(row[k].last_grad_norm)
+            optimizer.step()
+            norms.append(optimizer.last_grad_norm)
+        return all_of(optimizer, norms)
 
-    together = [threading.Thread(target=go, args=(k,)) for k in range(optimizers)]
-    for thread in together:
-        thread.start()
-    for thread in together:
-        thread.join()
     roofstep.set_num_threads(1)
-    for kind, optimizer in enumerate(row):
-        alone, own = an_optimizer(kind, shared), []
-        for _ in range(steps):
-            alone.step()
-            own.append(alone.last_grad_norm)
-        assert all_of(optimizer, norms[kind]) == all_of(alone, own)
+    alone = [go(an_optimizer(kind, shared)) for kind in range(optimizers)]
+    roofstep.set_num_threads(threads)
+    found: dict[int, list[bytes]] = {}
+    for _ in range(TIMES):
+        found.clear()
+        row = [an_optimizer(kind, shared) for kind in range(optimizers)]
+        at_once([lambda k=k, one=one: found.update({k: go(one)}) for k, one in enumerate(row)])
+        assert [found[kind] for kind in range(optimizers)] == alone
 
 
 def test_the_pool_of_a_thread_ends_with_it() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from at_once import IN_CHILD
+from at_once import IN_CHILD, TIMES
 from roofstep import _core
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks and signals")
@@ -147,7 +147,7 @@ def whole():
         assert "forked" in str(error)
         os._exit(7)
 
-for _ in range(int(sys.argv[1])):
+for _ in range({forks}):
     time.sleep(np.random.default_rng().uniform(0, 0.01))
     child = os.fork()
     if not child:
@@ -168,7 +168,7 @@ os._exit(0)
 
 def test_a_fork_while_another_thread_steps() -> None:
     """The child has whole weights, and steps with an optimizer that was at rest."""
-    assert int(run(DURING.replace("sys.argv[1]", "'20'"))) > 0
+    assert sum(int(run(DURING.format(forks=20))) for _ in range(TIMES)) > 0
 
 
 # Pools. The functions that they call are in a file, as a spawned process imports it.
@@ -222,7 +222,7 @@ time.sleep(np.random.default_rng().uniform(0, 0.02))
 @pytest.mark.parametrize("size", [100, 1 << 22])
 def test_the_interpreter_ends_during_a_step(size: int) -> None:
     """In a thread that is a daemon: Python would end it by unwinding the stack of the step."""
-    for _ in range(3):
+    for _ in range(3 * TIMES):
         run(DAEMON.format(size=size))
 
 
@@ -345,7 +345,8 @@ print(interrupted)
 
 def test_signals_during_a_step() -> None:
     """Handlers run before it or after it: they see all of a step or nothing."""
-    assert run(SIGNALS.format(rounds=30)) == "30"
+    for _ in range(TIMES):
+        assert run(SIGNALS.format(rounds=30)) == "30"
 
 
 # CPUs. How many threads a step takes is how many of them a process has more afterwards.

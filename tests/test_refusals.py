@@ -58,7 +58,7 @@ class Rate:
     def step(self) -> None: ...
 
 
-class World:
+class TwoGroups:
     """Four parameters in two groups of an Adam, ready to step; all that is seen can be compared."""
 
     def __init__(self, steps: int = 2) -> None:
@@ -103,7 +103,7 @@ class World:
             group.clear()
             group.update(content)
         self.groups[:] = [group for group, _ in self._contents]
-        assert self._outcome() == World(self._steps)._outcome()
+        assert self._outcome() == TwoGroups(self._steps)._outcome()
 
     def _outcome(self) -> dict[str, Any]:
         """Everything after one more step: states and counts are in it."""
@@ -156,7 +156,7 @@ NOT_IN_PLACE: Table = {
 
 # Steps.
 
-Spoil = Callable[[World], Any]
+Spoil = Callable[[TwoGroups], Any]
 WAYS: dict[str, Spoil] = {
     "step": lambda w: w.optimizer.step(),
     "step(clear_grad=True)": lambda w: w.optimizer.step(clear_grad=True),
@@ -168,7 +168,7 @@ WAYS: dict[str, Spoil] = {
 def put(who: str, name: str, value: Any) -> Spoil:
     """Sets an attribute of a part of the world; a function is asked for the value."""
 
-    def spoil(world: World) -> None:
+    def spoil(world: TwoGroups) -> None:
         setattr(getattr(world, who), name, value(world) if callable(value) else value)
 
     return spoil
@@ -266,13 +266,13 @@ BAD_STEPS: Table = {
 @table(BAD_STEPS)
 def test_a_step_is_all_or_nothing(bad: Spoil, error: Error, pattern: str, way: Spoil) -> None:
     for steps in (0, 2):  # before there are states, and with states
-        world = World(steps)
+        world = TwoGroups(steps)
         bad(world)
         with world.nothing_written(), refused(error, pattern):
             way(world)
 
 
-def state(world: World) -> Any:
+def state(world: TwoGroups) -> Any:
     # There is no public way to a state itself: state_dict() gives copies.
     return world.optimizer._states["w3"]["moment1"]
 
@@ -299,7 +299,7 @@ BAD_WITH_STATES: Table = {
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 @table(BAD_WITH_STATES)
 def test_states_keep_their_parameter(bad: Spoil, error: Error, pattern: str, way: Spoil) -> None:
-    world = World()
+    world = TwoGroups()
     bad(world)
     with world.nothing_written(), refused(error, pattern):
         way(world)
@@ -327,7 +327,7 @@ BAD_TO_CLEAR: Table = {
 @table(BAD_TO_CLEAR)
 def test_clearing_inside_the_step_is_all_or_nothing(bad: Spoil, error: Error, pattern: str) -> None:
     for steps in (0, 2):
-        world = World(steps)
+        world = TwoGroups(steps)
         bad(world)
         with world.nothing_written(), refused(error, pattern):
             world.optimizer.step(clear_grad=True)
@@ -338,7 +338,7 @@ def test_clearing_inside_the_step_is_all_or_nothing(bad: Spoil, error: Error, pa
     "list": (put("last", "grad", [1.0]), TypeError, "gradient .*'w3': .*list"),
 })  # fmt: skip
 def test_clearing_is_all_or_nothing(bad: Spoil, error: Error, pattern: str) -> None:
-    world = World()
+    world = TwoGroups()
     bad(world)
     with world.nothing_written(), refused(error, pattern):
         world.optimizer.clear_grad(set_to_zero=True)
@@ -517,7 +517,7 @@ def spoilt(like: rs.Parameter) -> rs.Parameter:
 
 @table(ADDED)
 def test_groups_that_cannot_be_added(bad: Any, error: Error, pattern: str) -> None:
-    world = World()
+    world = TwoGroups()
     world.fresh = rs.Parameter(ones(), "fresh")
     with world.nothing_written(), refused(error, pattern):
         world.optimizer.add_param_group(bad(world))
@@ -727,7 +727,7 @@ ARGUMENTS: Table = {
 
 @table(ARGUMENTS)
 def test_arguments(bad: Make, error: Error, pattern: str) -> None:
-    params, threads = World().params, rs.get_num_threads()
+    params, threads = TwoGroups().params, rs.get_num_threads()
     before = [(p, p.data.tobytes(), p.grad.tobytes(), repr(p), p.learning_rate) for p in params]
     with refused(error, pattern):
         bad(params)
@@ -847,8 +847,8 @@ PAIRS: Table = {
 
 
 @table(PAIRS)
-def test_pairs(bad: Callable[[World], Any], error: Error, pattern: str) -> None:
-    world = World()
+def test_pairs(bad: Callable[[TwoGroups], Any], error: Error, pattern: str) -> None:
+    world = TwoGroups()
     with world.nothing_written(), refused(error, pattern):
         world.optimizer.apply_gradients(bad(world))
 
@@ -866,13 +866,13 @@ RESULTS: Table = {  # what a loss returns beside the loss
 
 @table(RESULTS)
 def test_results_of_a_loss(bad: Any, error: Error, pattern: str) -> None:
-    world = World()
+    world = TwoGroups()
     with world.nothing_written(), refused(error, pattern):
         world.optimizer.minimize(lambda: (0.0, bad))
 
 
 def test_a_loss_of_three() -> None:
-    world = World()
+    world = TwoGroups()
     with world.nothing_written(), refused(ValueError, r"\(loss, gradients\).*3"):
         world.optimizer.minimize(lambda: (0.0, ones(), ones()))
 
@@ -897,19 +897,19 @@ WHICH: Table = {
 @pytest.mark.parametrize(("name", "bad"), WHICH.items(), ids=WHICH)
 def test_which_parameters(method: str, name: str, bad: tuple[Any, Error, str]) -> None:
     value, error, pattern = bad
-    world = World()
+    world = TwoGroups()
     with world.nothing_written(), refused(error, pattern):
         getattr(world.optimizer, method)(0.0, **{name.split(":")[0]: value(world)})
 
 
 def test_callbacks() -> None:
     with refused(ValueError, "callbacks: .*None.* got "):
-        World().optimizer.backward(0.0, callbacks=[print])
+        TwoGroups().optimizer.backward(0.0, callbacks=[print])
 
 
 def test_names_and_arguments_are_checked_before_the_loss_is_called() -> None:
     for arguments in ({"parameters": ["v"]}, {"no_grad_set": ["v"]}, {"startup_program": 1}):
-        world = World()
+        world = TwoGroups()
         with world.nothing_written(), pytest.raises(ValueError):
             world.optimizer.minimize(lambda: pytest.fail("called"), **arguments)
 
@@ -918,7 +918,7 @@ def test_a_loss_that_raises_moves_nothing() -> None:
     def loss() -> Any:
         raise LookupError("not today")
 
-    world = World()
+    world = TwoGroups()
     with world.nothing_written(), pytest.raises(LookupError, match="not today"):
         world.optimizer.minimize(loss)
 
@@ -1020,7 +1020,7 @@ BAD_STATES: Table = {
 
 @table(BAD_STATES)
 def test_state_dicts(bad: Any, error: Error, pattern: str) -> None:
-    world = World()
+    world = TwoGroups()
     saved = world.optimizer.state_dict()
     for value in saved.values():
         if isinstance(value, np.ndarray) and value.dtype.kind == "f":
