@@ -17,16 +17,20 @@ REPORTED = 66  # the status of a process in which something was reported
 
 # Each way into the C++ once: arrays, dense and sparse gradients and refusals of them, norms,
 # exchanges with averages, files, streaming loops, several threads; `watch` adds the compiled door.
-SHORT = (
+# Those that valgrind, by far the slowest, has time for stand first.
+FEW = (
     "tests/test_average.py::test_in_the_block_the_parameters_hold_the_mean",
-    "tests/test_isa.py::test_the_roof_moves_every_byte",
     "tests/test_norm.py::test_both_dtypes_in_one_norm",
-    "tests/test_norm.py::test_many_tensors",
     "tests/test_process.py::test_optimizers_in_threads[2-2-own]",
-    "tests/test_process.py::test_optimizers_in_threads[2-2-shared gradients]",
     "tests/test_rows.py::test_gradients_that_do_not_fit",
-    "tests/test_rows.py::test_the_same_bits_everywhere",
     "tests/test_save.py::test_values_are_written_to_where_the_parameters_lie",
+)
+SHORT = (
+    *FEW,
+    "tests/test_isa.py::test_the_roof_moves_every_byte",
+    "tests/test_norm.py::test_many_tensors",
+    "tests/test_process.py::test_optimizers_in_threads[2-2-shared gradients]",
+    "tests/test_rows.py::test_the_same_bits_everywhere",
 )
 
 # What the long form leaves out, as it holds nothing that the rest lacks of C++ and memory.
@@ -77,8 +81,12 @@ def watch(
     *watcher: str,
     misuses: tuple[str, ...],
     env: dict[str, str],
+    tests: tuple[str, ...] = SHORT,
 ) -> None:
-    """Runs the tests behind the command that watches, once it has seen that misuse is reported."""
+    """Runs the tests behind the command that watches, once it has seen that misuse is reported.
+
+    In the long form the suite as well.
+    """
     # BLAS has threads of its own, of which nothing is known here.
     env = {"PYTHONMALLOC": "malloc", "OPENBLAS_NUM_THREADS": "1", **env}
     # The addresses are the same each time: the runtimes of clang 14 need room in some places.
@@ -92,7 +100,7 @@ def watch(
         run("csrc/tests/misuse.py", misuse, status=REPORTED)
     # Reports go to where pytest would keep them from being seen if the process ends.
     pytest = ("-m", "pytest", "-q", "--capture=sys", "-p", "no:cacheprovider")
-    run(*pytest, *SHORT)
+    run(*pytest, *tests)
     # The compiled door, by one of its ways.
     door = "cffi and adamw" if is_short(session) else "cffi"
     run(*pytest, "--noconftest", "-k", door, "tests/wheel/inside/refusals.py")
@@ -159,6 +167,7 @@ def memcheck(session: nox.Session) -> None:
         "--suppressions=csrc/tests/valgrind.supp",
         misuses=("beyond", "freed", "uninitialised"),
         env={"OMP_WAIT_POLICY": "passive"},
+        tests=FEW if is_short(session) else SHORT,
     )
 
 
@@ -190,9 +199,15 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session(python="3.14t")
 def freethreaded(session: nox.Session) -> None:
-    """The suite without a GIL, in short what has threads; of another Python: `-P python3.13t`."""
+    """The suite without a GIL, in short what has threads; of another Python: `-P python3.13t`.
+
+    The long form needs a wheel of safetensors, which 3.13t has not.
+    """
     short = is_short(session)
-    install(session, *([".", "pytest", "threadpoolctl"] if short else [".[test]"]))
+    if short:
+        install(session, ".", "pytest", "threadpoolctl")
+    else:  # the safetensors of constraints.txt has no wheel for this Python, a later one has
+        session.install("--only-binary", "safetensors", ".[test]")
     session.env["PYTHON_GIL"] = "0"  # which a Python with a GIL refuses
     tests = ("threads", "process", "processes") if short else ()
     session.run("python", "-m", "pytest", *(f"tests/test_{name}.py" for name in tests))

@@ -1,4 +1,7 @@
-"""The whole package builds without a warning under each compiler and without OpenMP, and runs."""
+"""The whole package builds without a warning under each compiler and without OpenMP, and runs.
+
+With the kernels of the baseline alone: test_bits.py builds those of every ISA, and compares them.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ BUILDS = {
 
 @pytest.mark.parametrize("build", BUILDS)
 def test_package(build: str, tmp_path: Path) -> None:
-    """`info` steps on every ISA and compares with NumPy, so the package is more than importable."""
+    """`info` steps and compares with NumPy, so the package is more than importable."""
     compiler, openmp, named, runtime = BUILDS[build]
     target = tmp_path / "site"
     subprocess.run(
@@ -31,6 +34,7 @@ def test_package(build: str, tmp_path: Path) -> None:
             *("-C", f"build-dir={tmp_path / 'build'}"),
             *("-C", f"cmake.define.CMAKE_CXX_COMPILER={compiler}"),
             *("-C", "cmake.define.ROOFSTEP_WERROR=ON"),
+            *("-C", "cmake.define.ROOFSTEP_BASELINE_ALONE=ON"),
             *("-C", f"cmake.define.ROOFSTEP_OPENMP={openmp}"),
         ],
         check=True,
