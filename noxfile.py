@@ -17,10 +17,9 @@ REPORTED = 66  # the status of a process in which something was reported
 
 # Each way into the C++ once: arrays, dense and sparse gradients and refusals of them, norms,
 # exchanges with averages, files, streaming loops, several threads; `watch` adds the compiled door.
-# Those that valgrind, by far the slowest, has time for stand first.
+# Those that valgrind, by far the slowest, has time for stand first; its norms are in those threads.
 FEW = (
     "tests/test_average.py::test_in_the_block_the_parameters_hold_the_mean",
-    "tests/test_norm.py::test_both_dtypes_in_one_norm",
     "tests/test_process.py::test_optimizers_in_threads[2-2-own]",
     "tests/test_rows.py::test_gradients_that_do_not_fit",
     "tests/test_save.py::test_values_are_written_to_where_the_parameters_lie",
@@ -28,6 +27,7 @@ FEW = (
 SHORT = (
     *FEW,
     "tests/test_isa.py::test_the_roof_moves_every_byte",
+    "tests/test_norm.py::test_both_dtypes_in_one_norm",
     "tests/test_norm.py::test_many_tensors",
     "tests/test_process.py::test_optimizers_in_threads[2-2-shared gradients]",
     "tests/test_rows.py::test_the_same_bits_everywhere",
