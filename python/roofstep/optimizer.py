@@ -413,7 +413,8 @@ class Optimizer:
             decay: :math:`d` in [0, 1), or None to stop. Default 0.999.
 
         Raises:
-            TypeError, ValueError: ``decay`` is no number in there.
+            TypeError, ValueError: ``decay`` is no number in there, or a setting was edited to a bad
+                value. Nothing has been changed then.
             NotImplementedError: the optimizer keeps no averages, as `roofstep.LBFGS`.
             RuntimeError: another thread is stepping this optimizer.
 
@@ -435,11 +436,12 @@ class Optimizer:
         self._alone.run(self._set_average, checked)
 
     def _set_average(self, decay: float | None) -> None:
-        _core.put(
-            tuple([(s, {"average_decay": decay}) for s in (self._defaults, *self.param_groups)])
-        )
-        if decay is None:
-            self._current_plan()  # drops the averages
+        new = {"average_decay": decay}
+        groups = [self._complete({**group, **new}) for group in self.param_groups]
+        keeps = plan.make(self, groups, self._parameters, self._states).keeps
+        attributes = {"_plan": None, "_states": self._still_kept(keeps)}
+        settings = [(held, new) for held in (self._defaults, *self.param_groups)]
+        _core.put((*settings, (vars(self), attributes)))
 
     def _require_averages(self) -> None:
         if "average_decay" in self._refused:
@@ -482,14 +484,16 @@ class Optimizer:
             for group in self.param_groups:
                 group.update(self._complete(group))
             made = self._make_plan(self._states)
-            # What an option kept that is now off is no part of a state dict, and begins anew.
-            states = {
-                name: {s: array for s, array in own.items() if s in made.keeps[name].states}
-                for name, own in self._states.items()
-            }
-            vars(self).update(_plan=made, _states=states)
+            vars(self).update(_plan=made, _states=self._still_kept(made.keeps))
             return made
         return self._plan
+
+    def _still_kept(self, keeps: Mapping[str, plan.Keeps]) -> States:
+        """The states without those of an option that is now off: they would begin anew."""
+        return {
+            name: {s: array for s, array in own.items() if s in keeps[name].states}
+            for name, own in self._states.items()
+        }
 
     def _make_plan(self, states: States) -> plan.Plan:
         return plan.make(self, self.param_groups, self._parameters, states, self._skip_nonfinite)
