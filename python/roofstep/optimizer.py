@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, ClassVar
 
 import numpy as np
@@ -821,7 +822,8 @@ class Optimizer:
             "_skipped_steps": new.skipped_steps,
         }
         groups = zip(self.param_groups, new.groups, strict=True)
-        old = new.learning_rate.state_dict() if load else None
+        # Copied, as a schedule may give the very lists that it then overwrites.
+        old = copy.deepcopy(new.learning_rate.state_dict()) if load else None
         try:
             if load:  # that of another library may refuse only now
                 load(found.schedule)
@@ -829,7 +831,8 @@ class Optimizer:
             _core.put((*groups, (vars(self), attributes)), found.exchange)
         except BaseException:
             if load and self._defaults is not new.defaults:
-                load(old)
+                with suppress(Exception):  # what failed first is what is told
+                    load(old)
             raise
         for parameter in self._parameters.values():
             parameter.expect_other_memory()
