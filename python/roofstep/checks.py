@@ -111,6 +111,11 @@ def path(name: str, value: Any) -> str:
             f"{name}: expected a str or an os.PathLike, got {shown(value)}; pass the name "
             f"of a file, os.fsdecode() makes it of bytes"
         )
+    if os.path.basename(found) in ("", os.curdir, os.pardir):
+        raise ValueError(
+            f"{name}: expected a path that ends with the name of a file, got {found!r}; add the "
+            f"name, or remove what follows it"
+        )
     return found
 
 

@@ -842,9 +842,9 @@ class Optimizer:
 
         Whatever fails, and whenever the process is killed, there is the file from before or the
         new one, on the disk when this returns: it is written beside it, as
-        ``.{name}.{16 hex digits}.tmp``, and put in its place. What a killed process has left there
-        is removed by the next call for this path. Several processes may save to one path; the last
-        one stays.
+        ``.{name}.{16 hex digits}.tmp``, a long name cut, and put in its place. What a killed
+        process has left there is removed by the next call for this path. Several processes may save
+        to one path; the last one stays.
 
         States are written from where they lie, in blocks of 1 MB, with no copy of them in memory.
         The arrays are called ``states/{key}``, with the key that `state_dict` has, and
@@ -861,9 +861,12 @@ class Optimizer:
         Raises:
             TypeError: an argument is of another type; or the state of the schedule holds something
                 that is neither plain data nor an array of NumPy.
-            ValueError: there is no regular file at ``path`` but something else, or a setting was
-                edited to a bad value. Nothing has been written then.
+            ValueError: ``path`` names no file, as one that ends in a separator; there is no regular
+                file at it but something else; the state of the schedule is more than 100 levels
+                deep; or a setting was edited to a bad value. Nothing has been written then.
             OSError: the file cannot be written, as when the disk is full; what was there is there.
+                Should the directory alone not reach the disk, the message says that the new file is
+                in place, but perhaps not on the disk.
             RuntimeError: another thread is stepping this optimizer.
 
         Example:
@@ -902,9 +905,9 @@ class Optimizer:
 
         Raises:
             TypeError: an argument is of another type.
-            ValueError: the file is cut off, damaged, of another version or of another program; or
-                its names, shapes, dtypes, settings or groups do not fit, all of which is listed.
-                Nothing has been changed then.
+            ValueError: ``path`` names no file; the file is cut off, damaged, of another version or
+                of another program; or its names, shapes, dtypes, settings or groups do not fit, all
+                of which is listed. Nothing has been changed then.
             OSError: the file cannot be read. Nothing has been changed then.
             RuntimeError: another thread is stepping this optimizer.
 
