@@ -665,7 +665,7 @@ class Optimizer:
             raise
 
     def _forget_unless_stepped(self) -> None:
-        if not self._counts.any():
+        if self._last_step_applied is None:  # one that was skipped, and warned, is a step
             vars(self).update(
                 _parameters={},
                 param_groups=[],
@@ -677,6 +677,12 @@ class Optimizer:
 
     def _pairs(self, gradients: Gradients, chosen: set[int]) -> list[Pair]:
         """The pairs of the parameters that are to move and have a gradient."""
+        if len(gradients) != len(self._parameters):
+            raise ValueError(
+                f"loss: expected to be called with all parameters there, got "
+                f"{len(self._parameters) - len(gradients)} new ones from within it; call "
+                f"add_param_group() before"
+            )
         pairs = [
             (p, g)
             for i, (p, g) in enumerate(zip(self.parameters, gradients, strict=True))
