@@ -63,8 +63,9 @@ class Optimizer:
             if an element of one is infinite or NaN: parameters, states, step counts and averages
             stay as they are, gradients are zeroed if ``clear_grad`` asks for it. Gradients that
             count in a norm cost nothing more; others are read once more. What counts is the
-            gradient as it was given, before clips and decay, and what a clip or regularizer of
-            your own made of it. The first skipped step warns. Default False.
+            gradient as it was given, before ``grad_scale``, clips and decay, and what a clip or
+            regularizer of your own made of it; an infinity that comes about later, as by a small
+            ``grad_scale``, is not seen. The first skipped step warns. Default False.
 
     Attributes:
         param_groups: the groups with the settings in force, a list of dicts. Settings may be
@@ -284,8 +285,10 @@ class Optimizer:
                 buffers. (The method `clear_grad` drops them instead.) Those of a step that is
                 skipped are zeroed, too, as something may be added to them next.
             grad_scale: every gradient is divided by it first of all, in the same pass: the factor
-                on the loss by which small gradients do not vanish in float16. Above 0, and float32
-                can hold its inverse. Default 1.0.
+                on the loss by which small gradients do not vanish in float16. Its inverse must be a
+                normal number of float32, so it is from 2.94e-39 to 8.5e37. ``skip_nonfinite`` looks
+                at the gradients before: what overflows by the division alone, as 1e30 by 1e-20 in
+                float32, is not seen and makes infinite weights. Default 1.0.
 
         Raises:
             TypeError, ValueError: there are no parameters, a setting was edited to a bad value, the
@@ -310,7 +313,7 @@ class Optimizer:
             (array([-1., -1.], dtype=float32), 1, 32768.0)
         """
         if type(grad_scale) is not float or grad_scale != 1:
-            grad_scale = checks.positive("grad_scale", grad_scale)
+            grad_scale = checks.divisor("grad_scale", grad_scale)
         self._step(None, checks.flag("clear_grad", clear_grad), grad_scale)
 
     def _step(
@@ -455,7 +458,9 @@ class Optimizer:
 
         The two are exchanged in place, when the block begins and again when it ends, so that
         nothing may write to the parameters inside. Parameters that have not been stepped since
-        averaging began are left as they are. See `average_weights`.
+        averaging began are left as they are. Blocks of two optimizers over the same parameters must
+        lie one within the other: if they end crosswise, averages are left as weights. See
+        `average_weights`.
 
         Raises:
             ValueError: no weights are averaged, a parameter is no longer what it was, or memory
