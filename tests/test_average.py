@@ -55,6 +55,24 @@ def test_it_begins_with_the_weights_before_the_next_update() -> None:
     assert w.data.tolist() == [-4, -16]
 
 
+@pytest.mark.parametrize("decay", [None, 0.5])
+def test_a_bad_setting_beside_it_leaves_averages_and_settings(decay: float | None) -> None:
+    w = rs.Parameter(np.array([8.0, -4.0]), "w")
+    optimizer = rs.Adam(1.0, parameters=[w])
+    optimizer.average_weights(0.75)
+    step(optimizer)
+    average = optimizer.state_dict()["w_average_0"].tolist()
+    group = optimizer.param_groups[0]
+    group["beta1"] = 2.0
+    with pytest.raises(ValueError, match="beta1"):
+        optimizer.average_weights(decay)
+    group["beta1"] = 0.9
+    assert group["average_decay"] == optimizer._defaults["average_decay"] == 0.75
+    assert optimizer.state_dict()["w_average_0"].tolist() == average
+    optimizer.average_weights(decay)
+    assert ("w_average_0" in optimizer.state_dict()) == (decay is not None)
+
+
 def test_the_gradient_may_be_strided_and_zeroed_in_the_same_pass() -> None:
     rng = np.random.default_rng(1)
     start, gradient = rng.standard_normal((2, 70, 130))

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import roofstep as rs
+from roofstep.checkpoint import replace
 from test_exact import ordinary
 
 # Every opcode of a step is one case. ROOFSTEP_FAULTS=all tries each; else a share of them.
@@ -402,7 +403,29 @@ def test_interrupted_beside_steps(what: str, tmp_path: Path) -> None:
             break
         found += 1
         assert world.seen() in (before, after), at
+        assert {p.name for p in tmp_path.iterdir()} <= {path.name, "another"}, at
     assert found > (0 if STRIDE > 1 else 10)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_interrupted_while_a_file_takes_anothers_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before any opcode there: the old file or the new one, and nothing beside it."""
+    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", replace.__file__)
+    path, found = tmp_path / "file", set()
+
+    def write() -> None:
+        with replace.replacing(str(path)) as file:
+            file.write(b"new")
+
+    for at in range(100_000):
+        path.write_bytes(b"old")
+        if not Interrupter(at).run(write):
+            break
+        assert [*tmp_path.iterdir()] == [path], at
+        found.add(path.read_bytes())
+    assert found == {b"old", b"new"}
 
 
 def test_a_closure_of_lbfgs_that_fails() -> None:

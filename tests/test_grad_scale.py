@@ -73,7 +73,9 @@ def test_it_is_one_factor_with_the_others(scale: float, dtype: Any) -> None:
     assert same_bits(p.data, array - velocity)
 
 
-@pytest.mark.parametrize("scale", [0.0, -1.0, math.nan, math.inf, -math.inf, 1e-39, 1e46])
+@pytest.mark.parametrize(
+    "scale", [0.0, -1.0, math.nan, math.inf, -math.inf, 5e-324, 1e-39, 8.6e37, 1e45, 1e46]
+)
 def test_a_scale_that_cannot_be_divided_by_is_refused(scale: float) -> None:
     p = roofstep.Parameter(np.ones(3), "p")
     p.grad = np.ones(3)
@@ -84,3 +86,19 @@ def test_a_scale_that_cannot_be_divided_by_is_refused(scale: float) -> None:
         optimizer.step(grad_scale=scale)
     assert all(map(same_bits, before, [p.data, *optimizer._states["p"].values()]))
     assert optimizer._counts.tolist() == [1]
+
+
+@pytest.mark.parametrize("scale", [2.94e-39, 8.5e37])
+def test_the_least_and_the_greatest_scale_divide_to_the_last_digits(scale: float) -> None:
+    p = roofstep.Parameter(np.zeros(1, "f4"), "p")
+    p.grad = np.full(1, 0.75 if scale < 1 else 3e38, "f4")
+    roofstep.SGD(1.0, [p]).step(grad_scale=scale)
+    np.testing.assert_allclose(p.data, -p.grad.astype("f8") / scale, rtol=2**-22)
+
+
+def test_what_overflows_by_the_division_alone_is_not_skipped() -> None:
+    p = roofstep.Parameter(np.zeros(1, "f4"), "p")
+    p.grad = np.full(1, 1e30, "f4")
+    optimizer = roofstep.SGD(1.0, [p], skip_nonfinite=True)
+    optimizer.step(grad_scale=1e-20)
+    assert (p.data.tolist(), optimizer.skipped_steps) == ([-math.inf], 0)

@@ -429,3 +429,24 @@ def test_the_watch_has_no_say_in_the_norm(threads: int) -> None:
     optimizer = rs.SGD(0.0, [free], skip_nonfinite=True)
     optimizer.step()
     assert optimizer.last_grad_norm is None
+
+
+@pytest.mark.parametrize("door", ["apply_gradients", "minimize"])
+def test_parameters_of_a_first_step_that_is_skipped_stay_though_its_warning_is_an_error(
+    door: str,
+) -> None:
+    w = rs.Parameter(np.ones(2), "w")
+    optimizer = rs.SGD(0.5, skip_nonfinite=True)
+    bad = np.array([1, math.nan])
+    calls: dict[str, Callable[[], Any]] = {
+        "apply_gradients": lambda: optimizer.apply_gradients([(w, bad)]),
+        "minimize": lambda: optimizer.minimize(lambda: (0.0, [bad]), parameters=[w]),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(RuntimeWarning, match="'w' is not finite"):
+            calls[door]()
+    assert (optimizer.parameters, optimizer.skipped_steps) == ((w,), 1)
+    assert optimizer.last_step_applied is False
+    optimizer.apply_gradients([(w, np.ones(2))])
+    assert (w.data.tolist(), optimizer.skipped_steps) == ([0.5, 0.5], 1)

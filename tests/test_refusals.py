@@ -758,10 +758,11 @@ def test_the_ring_of_asgd_keeps_its_size() -> None:
     optimizer.param_groups[0]["batch_num"] = 3
     assert (p.data.tobytes(), optimizer.state_dict()["w_y_0"].tobytes()) == before
     optimizer.step()
-    optimizer.param_groups[0]["batch_num"] = 4
     optimizer.average_weights(0.5)  # a state that would be new
-    with refused(ValueError, "batch_num: parameter 'w' has 3 slots .* got 4"):
-        optimizer.step()
+    optimizer.param_groups[0]["batch_num"] = 4
+    for call in (optimizer.step, optimizer.average_weights):
+        with refused(ValueError, "batch_num: parameter 'w' has 3 slots .* got 4"):
+            call()
     optimizer.param_groups[0]["batch_num"] = 3
     p.data[...] = 5
     optimizer.step()
@@ -912,6 +913,21 @@ def test_names_and_arguments_are_checked_before_the_loss_is_called() -> None:
         world = TwoGroups()
         with world.nothing_written(), pytest.raises(ValueError):
             world.optimizer.minimize(lambda: pytest.fail("called"), **arguments)
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_a_loss_that_adds_parameters_is_refused(by_name: bool) -> None:
+    w, new = (rs.Parameter(np.ones(2), name) for name in ("w", "new"))
+    optimizer = rs.SGD(0.5, [w])
+
+    def loss() -> Any:
+        optimizer.add_param_group({"params": [new]})
+        return 0.0, ({"w": np.ones(2)} if by_name else [np.ones(2)])
+
+    pattern = r"^loss: expected .*, got 1 new .*; call add_param_group\(\) before$"
+    with pytest.raises(ValueError, match=pattern):
+        optimizer.minimize(loss)
+    assert w.data.tolist() == new.data.tolist() == [1, 1]
 
 
 def test_a_loss_that_raises_moves_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import errno
 import io
 import json
@@ -18,7 +19,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -227,8 +228,8 @@ def test_plain_data_comes_back_as_it_was(value: Any) -> None:
 class Nested:
     """A schedule of a user, with any state."""
 
-    def __init__(self, state: Any, error: type[BaseException] | None = None) -> None:
-        self.state, self.error = state, error
+    def __init__(self, state: Any) -> None:
+        self.state = state
 
     def __call__(self) -> float:
         return 0.5
@@ -239,8 +240,6 @@ class Nested:
         return self.state
 
     def load_state_dict(self, state: Any) -> None:
-        if self.error:
-            raise self.error("of another library")
         self.state = state
 
 
@@ -289,6 +288,25 @@ def test_what_no_file_could_give_back_is_refused_by_name(
     with pytest.raises(error, match=r"state_dict\['LR_Scheduler'\]\['best'\]\[1\]: expected "):
         optimizer.save(path)
     assert not path.exists()
+
+
+def test_a_state_that_is_too_deep_is_refused(path: Path) -> None:
+    endless: list[Any] = []
+    endless.append({"again": (endless,)})
+    deep: list[Any] = [1]
+    for _ in range(3000):
+        deep = [deep]
+    for state in (endless, deep):
+        with pytest.raises(
+            ValueError, match=r"state_dict\['LR_Scheduler'\]\['x'\]: .* at most 100"
+        ):
+            of_nested({"x": state}).save(path)
+    assert not path.exists()
+    lists = "[" * 98 + "]" * 98
+    of_nested({"x": json.loads(lists)}).save(path)
+    again = of_nested(None)
+    again.load(path)
+    assert json.dumps(again._learning_rate.state["x"]) == lists
 
 
 def test_names_that_meet_are_refused(path: Path) -> None:
@@ -387,6 +405,9 @@ def test_paths_of_every_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             call(tmp_path / "no" / "here")
         with pytest.raises(ValueError, match="which is a directory"):
             call(tmp_path)
+        for wrong in ("", "here/", "here/.", "no/..", os.sep):
+            with pytest.raises(ValueError, match="path: expected a path that ends with the name"):
+                call(wrong)
         os.mkfifo(tmp_path / "pipe")
         with pytest.raises(ValueError, match="which is a device, a pipe or"):
             call("pipe")
@@ -617,7 +638,9 @@ class Call:
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 SAVING = [
-    (os, "open", 1, FULL),
+    (builtins, "open", 1, FULL),
+    (os, "stat", 1, PermissionError(errno.EACCES, "no")),
+    (os, "scandir", 1, PermissionError(errno.EACCES, "no")),
     (os, "fsync", 1, FULL),
     (os, "chmod", 1, PermissionError(errno.EPERM, "no")),
     (os, "replace", 1, PermissionError(errno.EACCES, "no")),
@@ -647,7 +670,7 @@ def test_a_save_that_fails_leaves_the_old_file(
             optimizer.save(path, parameters=True)
     assert alone(path)
     assert path.read_bytes() == before
-    if isinstance(error, OSError) and name != "open":
+    if isinstance(error, OSError):
         assert caught.value.errno == error.errno
         assert "nothing was saved, and what is there is as before" in str(caught.value)
         assert str(path) in str(caught.value)
@@ -683,15 +706,24 @@ def test_a_directory_that_cannot_be_synced_is_told_of(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not where a file system has no such thing."""
+    other = path.with_name("other")
     optimizer = rs.SGD(0.5, parameters())
     for code, is_told in ((errno.EIO, True), (errno.EINVAL, False)):
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", Call(os.fsync, 2, OSError(code, "directory")))
             if is_told:
-                with pytest.raises(OSError, match="directory"):
+                in_place = (
+                    "; the new file is in place, but perhaps not on the disk: '.*safetensors'"
+                )
+                with pytest.raises(OSError, match=in_place) as caught:
                     optimizer.save(path)
+                assert caught.value.errno == code
+                os.replace(path, other)
             else:
                 optimizer.save(path)
+        assert path.exists() != is_told
+    assert other.read_bytes() == path.read_bytes()
+    other.unlink()
     assert alone(path)
 
 
@@ -772,6 +804,22 @@ def test_two_processes_may_save_to_one_path(path: Path) -> None:
     assert len(killed.left_over(path)) <= 2
     killed.optimizer().save(path)
     assert alone(path)
+
+
+def test_a_name_may_be_as_long_as_names_may_be(tmp_path: Path) -> None:
+    """What is written beside it has a longer one, which is cut; what was left is cleared away."""
+    optimizer = rs.SGD(0.25, parameters())
+    for name in ("n" * 255, "n" * 240, "é" * 127):
+        path = tmp_path / name
+        dead = tmp_path / f".{replace._cut(name)}.0123456789abcdef.tmp"
+        dead.touch()
+        optimizer.save(path)
+        rs.SGD(0.5, parameters()).load(path)
+        assert alone(path)
+        path.unlink()
+    with pytest.raises(OSError, match=r"nothing was saved.*: 'n+'$") as caught:
+        optimizer.save("n" * 256)
+    assert caught.value.errno == errno.ENAMETOOLONG
 
 
 def test_only_what_nobody_writes_to_any_more_is_cleared_away(tmp_path: Path) -> None:
@@ -865,16 +913,43 @@ def test_a_load_that_fails_changes_nothing(
 def test_a_schedule_that_refuses_leaves_all_as_it_was(
     error: type[BaseException], path: Path
 ) -> None:
-    """One of another library looks at its state when it takes it over."""
-    optimizer = of_nested({"x": 1})
+    """One of another library looks at its state when it has taken over a part of it."""
+    optimizer = rs.SGD(InPlace(), [rs.Parameter(np.ones(3), "p")])
     optimizer.average_weights()
     train(optimizer, 1)
     optimizer.save(path, parameters=True)
-    other = of_nested({"x": 2})
+    schedule = InPlace()
+    schedule.step()
+    other = rs.SGD(schedule, [rs.Parameter(np.ones(3), "p")])
     train(other, 2, 3)
-    other._learning_rate.error = error
-    with nothing_changed(other), pytest.raises(error, match="of another library"):
-        other.load(path)
+    for again in (False, True):
+        InPlace.errors += [error("of another library"), *([KeyError("again")] if again else [])]
+        with nothing_changed(other), pytest.raises(error, match="of another library"):
+            other.load(path)
+        assert not InPlace.errors
+
+
+class InPlace:
+    """A schedule that gives its very list, writes into it, and then may refuse."""
+
+    errors: ClassVar[list[BaseException]] = []
+
+    def __init__(self) -> None:
+        self.counts = [0]
+
+    def __call__(self) -> float:
+        return 0.5
+
+    def step(self) -> None:
+        self.counts[0] += 1
+
+    def state_dict(self) -> Any:
+        return {"counts": self.counts}
+
+    def load_state_dict(self, state: Any) -> None:
+        self.counts[:] = state["counts"]
+        if self.errors:
+            raise self.errors.pop(0)
 
 
 def test_parameters_that_overlap_are_refused(path: Path) -> None:

@@ -77,6 +77,36 @@ def nothing_changed(optimizer: rs.Optimizer) -> Iterator[None]:
     assert after == objects
 
 
+class Counting:
+    """A schedule whose state is its very list, given and taken."""
+
+    def __init__(self) -> None:
+        self.counts = [1]
+
+    def __call__(self) -> float:
+        return 0.5
+
+    def step(self) -> None:
+        self.counts[0] += 1
+
+    def state_dict(self) -> Any:
+        return {"counts": self.counts}
+
+    def set_state_dict(self, state: Any) -> None:
+        self.counts = state["counts"]
+
+
+def test_the_state_of_a_schedule_is_copied_out_and_in() -> None:
+    schedule = Counting()
+    optimizer = rs.SGD(schedule, parameters())
+    saved = optimizer.state_dict()
+    schedule.step()
+    assert saved["LR_Scheduler"] == {"counts": [1]}
+    optimizer.set_state_dict(saved)
+    schedule.step()
+    assert (saved["LR_Scheduler"], schedule.counts) == ({"counts": [1]}, [2])
+
+
 # Resuming.
 
 SCHEDULES: dict[str, Callable[[], Any]] = {

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, ClassVar
 
 import numpy as np
@@ -62,8 +63,9 @@ class Optimizer:
             if an element of one is infinite or NaN: parameters, states, step counts and averages
             stay as they are, gradients are zeroed if ``clear_grad`` asks for it. Gradients that
             count in a norm cost nothing more; others are read once more. What counts is the
-            gradient as it was given, before clips and decay, and what a clip or regularizer of
-            your own made of it. The first skipped step warns. Default False.
+            gradient as it was given, before ``grad_scale``, clips and decay, and what a clip or
+            regularizer of your own made of it; an infinity that comes about later, as by a small
+            ``grad_scale``, is not seen. The first skipped step warns. Default False.
 
     Attributes:
         param_groups: the groups with the settings in force, a list of dicts. Settings may be
@@ -283,8 +285,10 @@ class Optimizer:
                 buffers. (The method `clear_grad` drops them instead.) Those of a step that is
                 skipped are zeroed, too, as something may be added to them next.
             grad_scale: every gradient is divided by it first of all, in the same pass: the factor
-                on the loss by which small gradients do not vanish in float16. Above 0, and float32
-                can hold its inverse. Default 1.0.
+                on the loss by which small gradients do not vanish in float16. Its inverse must be a
+                normal number of float32, so it is from 2.94e-39 to 8.5e37. ``skip_nonfinite`` looks
+                at the gradients before: what overflows by the division alone, as 1e30 by 1e-20 in
+                float32, is not seen and makes infinite weights. Default 1.0.
 
         Raises:
             TypeError, ValueError: there are no parameters, a setting was edited to a bad value, the
@@ -309,7 +313,7 @@ class Optimizer:
             (array([-1., -1.], dtype=float32), 1, 32768.0)
         """
         if type(grad_scale) is not float or grad_scale != 1:
-            grad_scale = checks.positive("grad_scale", grad_scale)
+            grad_scale = checks.divisor("grad_scale", grad_scale)
         self._step(None, checks.flag("clear_grad", clear_grad), grad_scale)
 
     def _step(
@@ -413,7 +417,8 @@ class Optimizer:
             decay: :math:`d` in [0, 1), or None to stop. Default 0.999.
 
         Raises:
-            TypeError, ValueError: ``decay`` is no number in there.
+            TypeError, ValueError: ``decay`` is no number in there, or a setting was edited to a bad
+                value. Nothing has been changed then.
             NotImplementedError: the optimizer keeps no averages, as `roofstep.LBFGS`.
             RuntimeError: another thread is stepping this optimizer.
 
@@ -435,11 +440,12 @@ class Optimizer:
         self._alone.run(self._set_average, checked)
 
     def _set_average(self, decay: float | None) -> None:
-        _core.put(
-            tuple([(s, {"average_decay": decay}) for s in (self._defaults, *self.param_groups)])
-        )
-        if decay is None:
-            self._current_plan()  # drops the averages
+        new = {"average_decay": decay}
+        groups = [self._complete({**group, **new}) for group in self.param_groups]
+        keeps = plan.make(self, groups, self._parameters, self._states).keeps
+        attributes = {"_plan": None, "_states": self._still_kept(keeps)}
+        settings = [(held, new) for held in (self._defaults, *self.param_groups)]
+        _core.put((*settings, (vars(self), attributes)))
 
     def _require_averages(self) -> None:
         if "average_decay" in self._refused:
@@ -452,7 +458,9 @@ class Optimizer:
 
         The two are exchanged in place, when the block begins and again when it ends, so that
         nothing may write to the parameters inside. Parameters that have not been stepped since
-        averaging began are left as they are. See `average_weights`.
+        averaging began are left as they are. Blocks of two optimizers over the same parameters must
+        lie one within the other: if they end crosswise, averages are left as weights. See
+        `average_weights`.
 
         Raises:
             ValueError: no weights are averaged, a parameter is no longer what it was, or memory
@@ -482,14 +490,16 @@ class Optimizer:
             for group in self.param_groups:
                 group.update(self._complete(group))
             made = self._make_plan(self._states)
-            # What an option kept that is now off is no part of a state dict, and begins anew.
-            states = {
-                name: {s: array for s, array in own.items() if s in made.keeps[name].states}
-                for name, own in self._states.items()
-            }
-            vars(self).update(_plan=made, _states=states)
+            vars(self).update(_plan=made, _states=self._still_kept(made.keeps))
             return made
         return self._plan
+
+    def _still_kept(self, keeps: Mapping[str, plan.Keeps]) -> States:
+        """The states without those of an option that is now off: they would begin anew."""
+        return {
+            name: {s: array for s, array in own.items() if s in keeps[name].states}
+            for name, own in self._states.items()
+        }
 
     def _make_plan(self, states: States) -> plan.Plan:
         return plan.make(self, self.param_groups, self._parameters, states, self._skip_nonfinite)
@@ -660,7 +670,7 @@ class Optimizer:
             raise
 
     def _forget_unless_stepped(self) -> None:
-        if not self._counts.any():
+        if self._last_step_applied is None:  # one that was skipped, and warned, is a step
             vars(self).update(
                 _parameters={},
                 param_groups=[],
@@ -672,6 +682,12 @@ class Optimizer:
 
     def _pairs(self, gradients: Gradients, chosen: set[int]) -> list[Pair]:
         """The pairs of the parameters that are to move and have a gradient."""
+        if len(gradients) != len(self._parameters):
+            raise ValueError(
+                f"loss: expected to be called with all parameters there, got "
+                f"{len(self._parameters) - len(gradients)} new ones from within it; call "
+                f"add_param_group() before"
+            )
         pairs = [
             (p, g)
             for i, (p, g) in enumerate(zip(self.parameters, gradients, strict=True))
@@ -817,7 +833,8 @@ class Optimizer:
             "_skipped_steps": new.skipped_steps,
         }
         groups = zip(self.param_groups, new.groups, strict=True)
-        old = new.learning_rate.state_dict() if load else None
+        # Copied, as a schedule may give the very lists that it then overwrites.
+        old = copy.deepcopy(new.learning_rate.state_dict()) if load else None
         try:
             if load:  # that of another library may refuse only now
                 load(found.schedule)
@@ -825,7 +842,8 @@ class Optimizer:
             _core.put((*groups, (vars(self), attributes)), found.exchange)
         except BaseException:
             if load and self._defaults is not new.defaults:
-                load(old)
+                with suppress(Exception):  # what failed first is what is told
+                    load(old)
             raise
         for parameter in self._parameters.values():
             parameter.expect_other_memory()
@@ -835,9 +853,9 @@ class Optimizer:
 
         Whatever fails, and whenever the process is killed, there is the file from before or the
         new one, on the disk when this returns: it is written beside it, as
-        ``.{name}.{16 hex digits}.tmp``, and put in its place. What a killed process has left there
-        is removed by the next call for this path. Several processes may save to one path; the last
-        one stays.
+        ``.{name}.{16 hex digits}.tmp``, a long name cut, and put in its place. What a killed
+        process has left there is removed by the next call for this path. Several processes may save
+        to one path; the last one stays.
 
         States are written from where they lie, in blocks of 1 MB, with no copy of them in memory.
         The arrays are called ``states/{key}``, with the key that `state_dict` has, and
@@ -854,9 +872,12 @@ class Optimizer:
         Raises:
             TypeError: an argument is of another type; or the state of the schedule holds something
                 that is neither plain data nor an array of NumPy.
-            ValueError: there is no regular file at ``path`` but something else, or a setting was
-                edited to a bad value. Nothing has been written then.
+            ValueError: ``path`` names no file, as one that ends in a separator; there is no regular
+                file at it but something else; the state of the schedule is more than 100 levels
+                deep; or a setting was edited to a bad value. Nothing has been written then.
             OSError: the file cannot be written, as when the disk is full; what was there is there.
+                Should the directory alone not reach the disk, the message says that the new file is
+                in place, but perhaps not on the disk.
             RuntimeError: another thread is stepping this optimizer.
 
         Example:
@@ -895,9 +916,9 @@ class Optimizer:
 
         Raises:
             TypeError: an argument is of another type.
-            ValueError: the file is cut off, damaged, of another version or of another program; or
-                its names, shapes, dtypes, settings or groups do not fit, all of which is listed.
-                Nothing has been changed then.
+            ValueError: ``path`` names no file; the file is cut off, damaged, of another version or
+                of another program; or its names, shapes, dtypes, settings or groups do not fit, all
+                of which is listed. Nothing has been changed then.
             OSError: the file cannot be read. Nothing has been changed then.
             RuntimeError: another thread is stepping this optimizer.
 

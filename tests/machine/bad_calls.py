@@ -30,7 +30,7 @@ class RaisingClip(rs.ClipGradBase):
 
 def ready(machine: Any, data: Any) -> Member | None:
     """Gives all parameters gradients; one of those that a step would move, if there is any."""
-    machine.real.optimizer.state_dict()  # what a setting was edited to is in force
+    machine.settle()
     for m, p in zip(machine.model.members, machine.real.parameters, strict=True):
         p.grad = np.ones_like(m.p)
     moving = [m for m in machine.model.members if m.attr["trainable"] and m.p.size]
@@ -173,9 +173,12 @@ def a_setting_that_cannot_be(machine: Any, data: Any) -> None:
         before = dict(groups[place])
         groups[place][key] = data.draw(st.sampled_from(bad), "value")
         rated = key != "learning_rate" or machine.model.moves(place)
-        for call in (machine.real.optimizer.step, machine.real.optimizer.state_dict):
-            if rated or call is not machine.real.optimizer.step:
-                machine.refuse(call, BAD, look=False)
+        optimizer = machine.real.optimizer
+        calls = [optimizer.state_dict, *([optimizer.step] if rated else [])]
+        if key != "average_decay":  # which these two set
+            calls += [lambda d=d: optimizer.average_weights(d) for d in (None, 0.5)]
+        for call in calls:
+            machine.refuse(call, BAD, look=False)
         groups[place].clear()
         groups[place].update(before)
 

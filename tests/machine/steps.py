@@ -106,6 +106,12 @@ class Steps(RuleBasedStateMachine):
             for m in stepped
         )
 
+    def settle(self) -> None:
+        """What settings were edited to is in force: what an option kept that is off is gone."""
+        for world in (self.real, self.twin):
+            world.optimizer.state_dict()
+        self.model.settle()
+
     def refuse(
         self,
         call: Callable[[], Any],
@@ -114,6 +120,8 @@ class Steps(RuleBasedStateMachine):
         also_gradients: bool = True,
     ) -> None:
         """The call fails and leaves all as it is; `look` if nothing is wrong with the settings."""
+        if look:
+            self.settle()
         before = self.real.snapshot(look, also_gradients)
         with pytest.raises(error):
             call()

@@ -95,8 +95,7 @@ class Machine(Steps):
             world.optimizer.average_weights(decay)
         for settings_ in (self.model.defaults, *self.model.groups):
             settings_["average_decay"] = decay
-        if decay is None:
-            self.model.settle()
+        self.model.settle()
 
     @rule()
     def evaluate(self) -> None:

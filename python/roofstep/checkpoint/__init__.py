@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -53,7 +54,7 @@ def save(
     family: Family, current: Checkpoint, parameters: Mapping[str, Parameter]
 ) -> dict[str, Any]:
     """The state dict: arrays, which are copies, and plain data."""
-    return entries.copied(family._save()) | _plain(current, parameters)
+    return entries.copied(family._save()) | copy.deepcopy(_plain(current, parameters))
 
 
 def _plain(current: Checkpoint, parameters: Mapping[str, Parameter]) -> dict[str, Any]:
@@ -102,7 +103,7 @@ def read(
             f"{source} does not fit this optimizer, and nothing was changed:\n  "
             + "\n  ".join(problems)
         )
-    schedule = state_dict["LR_Scheduler"] if load else None
+    schedule = copy.deepcopy(state_dict["LR_Scheduler"]) if load else None
     return Found(Checkpoint(learning_rate, defaults, groups, skipped), taken, load, schedule)
 
 

@@ -12,6 +12,8 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 Path = tuple[Any, ...]
 
+_DEEPEST = 100  # far below where Python would end the recursion, here and in `loads`
+
 
 def dumps(value: Any, take: Callable[[Path, Any], str]) -> str:
     """The text of a value.
@@ -26,12 +28,17 @@ def dumps(value: Any, take: Callable[[Path, Any], str]) -> str:
 
     Raises:
         TypeError: from `take`.
-        ValueError: there is text that UTF-8 cannot hold.
+        ValueError: there is text that UTF-8 cannot hold, or it is more than 100 levels deep.
     """
     return json.dumps(_coded(value, (), take), ensure_ascii=False, allow_nan=False)
 
 
 def _coded(value: Any, path: Path, take: Callable[[Path, Any], str]) -> Any:
+    if len(path) > _DEEPEST:  # or it holds itself, and has no end
+        raise ValueError(
+            f"{shown(path[:2])}: expected at most {_DEEPEST} levels of lists and dicts, got more; "
+            f"flatten it, and let none hold itself"
+        )
     kind = type(value)  # not isinstance: a subclass would come back as its base
     if value is None or kind in (bool, int):
         return value

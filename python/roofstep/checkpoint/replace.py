@@ -22,23 +22,29 @@ if POSIX := sys.platform != "win32":
 def replacing(path: str) -> Iterator[BinaryIO]:
     """A file to write to, which stands at `path` after the block, on the disk, if all went well.
 
-    It is written beside it as ``.{name}.{16 hex digits}.tmp``, under a lock that ends with the
-    process. What killed processes have left there under such names is removed first. A symbolic
-    link is followed, and the mode of a file that is there stays.
+    It is written beside it as ``.{name}.{16 hex digits}.tmp``, with a long name cut, under a lock
+    that ends with the process. What killed processes have left there under such names is removed
+    first. A symbolic link is followed, and the mode of a file that is there stays.
 
     Args:
         path: where there is a regular file, or none.
 
     Raises:
         ValueError: something else is there.
-        OSError: it cannot be written; `path` is as it was.
+        OSError: it cannot be written; `path` is as it was, unless it says otherwise.
     """
-    target = os.path.realpath(path)
-    directory, name = os.path.split(target)
-    mode = permissions(target)
-    _clear(directory, name)
-    temporary, file = _new(directory, name)
+    temporary = ""
     try:
+        target = os.path.realpath(path)
+        directory, name = os.path.split(target)
+        name = _cut(name)
+        mode = permissions(target)
+        _clear(directory, name)
+        file = None
+        while file is None:
+            # Known before it is there, as Ctrl-C may come between.
+            temporary = os.path.join(directory, f".{name}.{secrets.token_hex(8)}.tmp")
+            file = _new(temporary)
         # To the rename inside: as soon as it is closed another process may clear it away.
         with file:
             yield file
@@ -51,13 +57,22 @@ def replacing(path: str) -> Iterator[BinaryIO]:
         if not POSIX:
             os.replace(temporary, target)
     except BaseException as error:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # what failed first is what is told
             os.unlink(temporary)
         if isinstance(error, OSError) and error.errno is not None:
-            what = f"{os.strerror(error.errno)}; nothing was saved, and what is there is as before"
-            raise OSError(error.errno, what, path) from error
+            what = "nothing was saved, and what is there is as before"
+            raise _told(error, what, path) from error
         raise
-    _sync(directory)
+    try:
+        _sync(directory)
+    except OSError as error:
+        what = "the new file is in place, but perhaps not on the disk"
+        raise _told(error, what, path) from error
+
+
+def _told(error: OSError, what: str, path: str) -> OSError:
+    """The same error, with what has become of the file at the path that the user gave."""
+    return OSError(error.errno, f"{os.strerror(error.errno or 0)}; {what}", path)
 
 
 def permissions(target: str) -> int | None:
@@ -79,18 +94,23 @@ def permissions(target: str) -> int | None:
     return stat.S_IMODE(found)
 
 
-def _new(directory: str, name: str) -> tuple[str, BinaryIO]:
-    """A new file that is locked, with its path."""
-    while True:
-        path = os.path.join(directory, f".{name}.{secrets.token_hex(8)}.tmp")
-        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0)
-        file = os.fdopen(os.open(path, flags, 0o666), "wb")
-        with contextlib.suppress(OSError):  # not every file system has locks: none is cleared then
-            if POSIX:
-                fcntl.flock(file, fcntl.LOCK_EX)
-        if os.path.exists(path):
-            return path, file
-        file.close()  # it was cleared away before it was locked
+def _cut(name: str) -> str:
+    """So much of a name that it leaves room for what is put around it: names have 255 bytes."""
+    while len(os.fsencode(name)) > 255 - len("..0123456789abcdef.tmp"):
+        name = name[:-1]
+    return name
+
+
+def _new(path: str) -> BinaryIO | None:
+    """A new file that is locked; None if it was cleared away before it was."""
+    file = open(path, "x+b")  # noqa: SIM115
+    with contextlib.suppress(OSError):  # not every file system has locks: none is cleared then
+        if POSIX:
+            fcntl.flock(file, fcntl.LOCK_EX)
+    if os.path.exists(path):
+        return file
+    file.close()
+    return None
 
 
 def _clear(directory: str, name: str) -> None:
