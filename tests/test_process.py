@@ -19,7 +19,7 @@ import pytest
 
 import roofstep
 from at_once import Holding
-from roofstep import state
+from roofstep import state, threads
 from roofstep.plan import State
 
 LARGE = 4_000_000  # a step takes milliseconds, which other threads can use
@@ -406,16 +406,53 @@ class Slow:
         return int, ()
 
 
-@pytest.mark.parametrize("how", [pickle.dumps, copy.deepcopy])
-def test_a_copy_during_which_a_step_came_is_refused(how: Callable[[Any], Any]) -> None:
+@pytest.mark.parametrize("how", [pickle.dumps, copy.deepcopy, copy.copy])
+def test_a_copy_during_which_a_step_came_is_refused(
+    how: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     parameter = roofstep.Parameter(np.ones(3), "w")
     parameter.grad = np.ones(3)
     optimizer = roofstep.SGD(0.5, [parameter])
     optimizer.step()
     how(optimizer)
-    optimizer._own = Slow(optimizer)  # type: ignore[attr-defined]
+    # copy.copy copies a state alone, as the new one takes it over.
+    held = {} if how is copy.copy else vars(optimizer)
+    laid_out = state.laid_out
+
+    def slowly(*args: Any) -> Any:
+        optimizer.step()
+        return laid_out(*args)
+
+    if how is copy.copy:
+        monkeypatch.setattr(state, "laid_out", slowly)
+    held["_own"] = Slow(optimizer)
     with pytest.raises(RuntimeError, match="nobody uses while it is copied"):
         how(optimizer)
-    del optimizer._own  # type: ignore[attr-defined]
+    del held["_own"]
+    monkeypatch.undo()
     how(optimizer)
     assert parameter.data.tolist() == [0.0] * 3
+
+
+@pytest.mark.parametrize("how", [pickle.dumps, copy.deepcopy, copy.copy])
+def test_a_copy_begins_in_one_turn(
+    how: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is compared at its end is noted before any other turn can come."""
+    parameter = roofstep.Parameter(np.ones(3), "w")
+    parameter.grad = np.ones(3)
+    optimizer = roofstep.SGD(0.5, [parameter])
+    noted = threads.Undisturbed.__init__
+    refused: list[RuntimeError] = []
+
+    def late(self: threads.Undisturbed, alone: Any) -> None:
+        try:
+            optimizer.step()
+        except RuntimeError as error:
+            refused.append(error)
+        noted(self, alone)
+
+    monkeypatch.setattr(threads.Undisturbed, "__init__", late)
+    how(optimizer)
+    assert len(refused) == 1
+    assert parameter.data.tolist() == [1.0] * 3

@@ -946,7 +946,10 @@ class Optimizer:
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and deepcopy: all but what is made anew."""
-        found: dict[str, Any] = self._alone.run(dict, self.__dict__)
+        return self._alone.run(self._getstate)
+
+    def _getstate(self) -> dict[str, Any]:
+        found = dict(self.__dict__)
         del found["_alone"]  # and what stands for it is the last to be copied
         return {**found, "_plan": None, "_norms": None, "_alone": threads.Undisturbed(self._alone)}
 

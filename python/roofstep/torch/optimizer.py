@@ -569,7 +569,10 @@ class Optimizer(torch.optim.Optimizer):
         return state
 
     def __getstate__(self) -> dict[str, Any]:
-        found = self._alone.run(super().__getstate__)
+        return self._alone.run(self._getstate)
+
+    def _getstate(self) -> dict[str, Any]:
+        found = super().__getstate__()
         kept = {name: getattr(self, name) for name in self._of_pickles}
         return {**found, **kept, "_alone": threads.Undisturbed(self._alone)}  # copied last
 
