@@ -189,7 +189,8 @@ PYBIND11_MODULE(_module, m, py::mod_gil_not_used(), py::multiple_interpreters::n
   m.def(
       "put",
       [](const py::tuple& records, Exchange* exchange) {
-        Records(records).put();
+        Records told(records);  // and what it replaces dies after the exchange
+        told.put();
         if (exchange) exchange->make(true);
       },
       "records"_a, "exchange"_a = py::none(),
