@@ -140,13 +140,14 @@ void Entries::read(PyObject* tuple) {
   PyObject* const norm = PyTuple_GET_ITEM(tuple, 3);
 
   PyTypeObject* const type = Py_TYPE(row.parameter);
-  auto attributes = attributes_.find(type);
-  if (attributes == attributes_.end()) {
-    const std::pair<Attribute, Attribute> both{{type, interned.data}, {type, interned.grad}};
-    attributes = attributes_.emplace(type, both).first;
+  auto found = kinds_.find(type);
+  if (found == kinds_.end()) {
+    const Kind made{is_tensor(row.parameter), {type, interned.data}, {type, interned.grad}};
+    found = kinds_.emplace(type, made).first;
   }
-  row.data = is_tensor(row.parameter) ? nullptr : &attributes->second.first;
-  row.grad = &attributes->second.second;
+  const Kind& kind = found->second;
+  row.data = kind.is_tensor ? nullptr : &kind.data;
+  row.grad = &kind.grad;
 
   tensor.norm = -1;
   if (norm != Py_None) {

@@ -66,6 +66,11 @@ class Entries {
     Array like;  // what the parameter must be for its states; no object if it has none
     Array ring;  // the rule's last state, if it has a slot for each of several steps
   };
+  // What parameters of one type have.
+  struct Kind {
+    bool is_tensor;
+    Attribute data, grad;
+  };
   struct Found;
   class Held;
 
@@ -80,7 +85,7 @@ class Entries {
   std::vector<Row> rows_;
   std::vector<Particulars> particulars_;  // one for each row
   std::vector<Tensor> tensors_;  // one for each row; of what stands in them the states remain
-  std::map<PyTypeObject*, std::pair<Attribute, Attribute>> attributes_;  // `data`, `grad`
+  std::map<PyTypeObject*, Kind> kinds_;  // of the parameters
   std::vector<Norm*> norms_;
   bool counts_any_;
   Extents states_;
