@@ -96,8 +96,8 @@ class Asking:
         assert min(told) == max(told)
 
     def look(self) -> None:
-        norm = self.optimizer.last_grad_norm  # 0: of a new plan whose first pass is under way
-        assert norm in (None, 0) or norm == pytest.approx(sum(SIZES) ** 0.5)
+        norm = self.optimizer.last_grad_norm
+        assert norm is None or norm == pytest.approx(sum(SIZES) ** 0.5)
         assert self.optimizer.last_step_applied in (None, True)
         assert len(self.optimizer.parameters) == len(SIZES)
         assert self.optimizer.get_lr() in (0.5, 0.25)
