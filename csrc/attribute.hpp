@@ -15,15 +15,30 @@ inline struct Interned {
   PyObject *data, *grad, *is_dense, *is_neg;
 } interned;
 
-// What an object has under this name, or no object. By pybind11's getattr and hasattr it would have
-// nothing, too, if the look fails, and be it by Ctrl-C.
-inline pybind11::object attribute_of(pybind11::handle object, const char* name) {
-  PyObject* const found = unless_ended([&] { return PyObject_GetAttrString(object.ptr(), name); });
+// What is in the way of a look and no more: not Ctrl-C, nor a lack of memory.
+inline bool may_pass(const pybind11::error_already_set& error) {
+  return error.matches(PyExc_Exception) && !error.matches(PyExc_MemoryError);
+}
+
+// What an object has under this name, or no object: it has none, too, if the look fails by what may
+// pass. By pybind11's getattr and hasattr so it would by Ctrl-C.
+inline pybind11::object attribute_of(pybind11::handle object, PyObject* name) {
+  PyObject* const found = unless_ended([&] { return PyObject_GetAttr(object.ptr(), name); });
   if (!found) {
-    if (!PyErr_ExceptionMatches(PyExc_AttributeError)) throw pybind11::error_already_set();
-    PyErr_Clear();
+    if (PyErr_ExceptionMatches(PyExc_AttributeError)) {  // nearly all
+      PyErr_Clear();
+      return {};
+    }
+    const pybind11::error_already_set error;
+    if (!may_pass(error)) throw error;
   }
   return pybind11::reinterpret_steal<pybind11::object>(found);
+}
+
+inline pybind11::object attribute_of(pybind11::handle object, const char* name) {
+  PyObject* const made = PyUnicode_FromString(name);
+  if (!made) throw pybind11::error_already_set();
+  return attribute_of(object, pybind11::reinterpret_steal<pybind11::object>(made).ptr());
 }
 
 class Attribute {
@@ -31,18 +46,15 @@ class Attribute {
   Attribute(PyTypeObject* type, PyObject* name) : type_(type), name_(name) {
 #ifndef Py_GIL_DISABLED
     // Looked up on the type, a slot gives its descriptor; this also gives the type a version.
-    PyObject* found = PyObject_GetAttr(reinterpret_cast<PyObject*>(type), name);
-    if (!found) {
-      PyErr_Clear();
-      return;
-    }
-    if (type->tp_getattro == PyObject_GenericGetAttr && Py_TYPE(found) == &PyMemberDescr_Type &&
-        PyType_IsSubtype(type, PyDescr_TYPE(found))) {
-      const PyMemberDef* member = reinterpret_cast<PyMemberDescrObject*>(found)->d_member;
+    const pybind11::object found = attribute_of(reinterpret_cast<PyObject*>(type), name);
+    if (!found) return;
+    if (type->tp_getattro == PyObject_GenericGetAttr &&
+        Py_TYPE(found.ptr()) == &PyMemberDescr_Type &&
+        PyType_IsSubtype(type, PyDescr_TYPE(found.ptr()))) {
+      const PyMemberDef* member = reinterpret_cast<PyMemberDescrObject*>(found.ptr())->d_member;
       if (member->type == T_OBJECT_EX) offset_ = member->offset;
     }
     version_ = type->tp_version_tag;
-    Py_DECREF(found);
 #endif
   }
 

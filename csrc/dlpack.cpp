@@ -14,15 +14,24 @@ namespace roofstep::dlpack {
 
 namespace {
 
-// A type that publishes a table; libraries have a few. It is written once, by the thread that has
-// claimed the place, and its type last, so that readers need no lock. A reference is held to it, so
-// that no other type can come to stand at its address.
+// A type that publishes a table; libraries have a few. It is written once, and only then counted,
+// so that readers need no lock. A reference is held to it, so that no other type can come to stand
+// at its address.
 struct Known {
-  std::atomic<PyTypeObject*> type{nullptr};
+  PyTypeObject* type;
   Library library;
 };
 std::array<Known, 16> known;
-std::atomic<std::size_t> claimed{0};
+std::atomic<std::size_t> known_count{0};
+std::atomic<bool> being_written{false};
+
+const Known* find(const PyTypeObject* type) {
+  const std::size_t count = known_count.load(std::memory_order_acquire);
+  for (std::size_t i = 0; i < count; ++i) {
+    if (known[i].type == type) return &known[i];
+  }
+  return nullptr;
+}
 
 Library published_by(py::handle type) {
   const py::object capsule = attribute_of(type, "__dlpack_c_exchange_api__");
@@ -41,25 +50,23 @@ Library published_by(py::handle type) {
   return {table, has_neg, has_dense};
 }
 
-// A program that makes such types without end has those asked for which there is no room.
+// A program that makes such types without end has those asked for which there is no room. Who comes
+// while another writes asks the type anew next time: nobody waits, not even the child of a fork.
 void remember(PyTypeObject* type, const Library& library) {
-  std::size_t place = claimed;
-  do {
-    if (place == known.size()) return;
-  } while (!claimed.compare_exchange_weak(place, place + 1));
-  Py_INCREF(type);
-  known[place].library = library;
-  known[place].type.store(type, std::memory_order_release);
+  if (being_written.exchange(true)) return;
+  const std::size_t count = known_count;
+  if (count < known.size() && !find(type)) {  // it may have come while this one was asked
+    Py_INCREF(type);
+    known[count] = {type, library};
+    known_count.store(count + 1, std::memory_order_release);
+  }
+  being_written = false;
 }
 
 }  // namespace
 
 Library library_of(PyTypeObject* type, PyTypeObject* excluded) {
-  for (const Known& one : known) {
-    PyTypeObject* const other = one.type.load(std::memory_order_acquire);
-    if (other == type) return one.library;
-    if (!other) break;
-  }
+  if (const Known* const one = find(type)) return one->library;
   if (PyType_IsSubtype(type, excluded)) return {};
   const Library library = published_by(reinterpret_cast<PyObject*>(type));
   if (library.table) remember(type, library);

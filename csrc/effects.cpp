@@ -117,6 +117,7 @@ void Swapped::enter() {
     arrays.make(true);
     exchange_ = exchange;
     counted_ = counted;
+    inside_ = true;
   } catch (...) {
     alone.leave();
     throw;
@@ -124,15 +125,31 @@ void Swapped::enter() {
 }
 
 void Swapped::exit() {
+  if (!inside_.exchange(false)) return;
   const struct End {
     Swapped& block;
     ~End() { block.undo(); }
   } end{*this};
-  if (counted_) tell_of_writes(counted_);
+  try {
+    tell_of_writes(counted_);
+  } catch (const py::error_already_set&) {
+    // Most likely Ctrl-C, which comes once: what is undone untold would be taken for unchanged.
+    try {
+      tell_of_writes(counted_);
+    } catch (const py::error_already_set&) {
+    }
+    throw;
+  }
+}
+
+int Swapped::traverse(visitproc visit, void* arg) const {
+  Py_VISIT(ready_.ptr());
+  Py_VISIT(exchange_.ptr());
+  Py_VISIT(counted_.ptr());
+  return 0;
 }
 
 void Swapped::undo() noexcept {
-  if (!exchange_) return;
   exchange_.cast<Exchange&>().make(false);
   exchange_ = counted_ = py::object();
   alone_.cast<Alone&>().leave();

@@ -72,16 +72,23 @@ class Swapped {
       : alone_(std::move(alone)), ready_(std::move(ready)) {}
   Swapped(const Swapped&) = delete;
   Swapped& operator=(const Swapped&) = delete;
-  ~Swapped() { undo(); }
+  ~Swapped() {
+    if (inside_.exchange(false)) undo();
+  }
   void enter();
   void exit();
+
+  // For Python's garbage collector: the function is a method of the optimizer, which may know this.
+  int traverse(visitproc visit, void* arg) const;
+  void let_go() { ready_ = pybind11::none(); }
 
  private:
   void undo() noexcept;
 
   const pybind11::object alone_;
-  const pybind11::function ready_;
+  pybind11::object ready_;
   pybind11::object exchange_, counted_;  // within the block
+  std::atomic<bool> inside_{false};      // of two threads that leave one block one undoes it
 };
 
 }  // namespace roofstep

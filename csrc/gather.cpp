@@ -140,13 +140,14 @@ void Entries::read(PyObject* tuple) {
   PyObject* const norm = PyTuple_GET_ITEM(tuple, 3);
 
   PyTypeObject* const type = Py_TYPE(row.parameter);
-  auto attributes = attributes_.find(type);
-  if (attributes == attributes_.end()) {
-    const std::pair<Attribute, Attribute> both{{type, interned.data}, {type, interned.grad}};
-    attributes = attributes_.emplace(type, both).first;
+  auto found = kinds_.find(type);
+  if (found == kinds_.end()) {
+    const Kind made{is_tensor(row.parameter), {type, interned.data}, {type, interned.grad}};
+    found = kinds_.emplace(type, made).first;
   }
-  row.data = is_tensor(row.parameter) ? nullptr : &attributes->second.first;
-  row.grad = &attributes->second.second;
+  const Kind& kind = found->second;
+  row.data = kind.is_tensor ? nullptr : &kind.data;
+  row.grad = &kind.grad;
 
   tensor.norm = -1;
   if (norm != Py_None) {
@@ -277,7 +278,8 @@ py::object Entries::count_writes(Held& held, bool parameters) const {
 
 py::object Entries::step(const std::optional<py::tuple>& gradients, const py::object& counts,
                          const py::object& carried, bool clear_grad, int threads, double grad_scale,
-                         bool skip_nonfinite, const py::tuple& records, const py::tuple& shown) {
+                         bool skip_nonfinite, const py::tuple& records, const py::tuple& shown,
+                         const py::tuple& skipped) {
   const DefaultFloatingPoint mode;
   require_scale(grad_scale);
   std::int64_t* const step_counts = view_row<std::int64_t>(counts.ptr(), rows_.size());
@@ -374,15 +376,17 @@ py::object Entries::step(const std::optional<py::tuple>& gradients, const py::ob
     const auto [floats, numbers] = py::cast<std::pair<py::object, py::object>>(pair);
     rows_shown.emplace_back(floats.ptr(), numbers.ptr(), rows_.size());
   }
-  if (skip_nonfinite) {
+  if (!norms.empty()) {
     std::ptrdiff_t found;
     {
       const WithoutGil released;
       found = pass.measure();
     }
-    if (found >= 0) {
+    if (skip_nonfinite && found >= 0) {
       const py::object row = new_int(static_cast<std::size_t>(found));
+      Records told_instead(skipped);
       const py::object kept = count_writes(held, false);
+      told_instead.put();
       clear_gradients(tensors_);
       clear_gradients(cleared_tensors);
       return row;
@@ -390,14 +394,27 @@ py::object Entries::step(const std::optional<py::tuple>& gradients, const py::ob
   }
   if (!missing.empty()) return lacking();  // now that they are wanted
   const py::object kept = count_writes(held, true);
-  told.put();
+  // First, as the records may show norms to other threads.
+  std::vector<Norm> others = norms;
+  const auto exchange_norms = [&] {
+    for (std::size_t k = 0; k < others.size(); ++k) {
+      std::swap(norms_[k]->value, others[k].value);
+      std::swap(norms_[k]->finite, others[k].finite);
+    }
+  };
+  exchange_norms();
+  try {
+    told.put();
+  } catch (...) {
+    exchange_norms();
+    throw;
+  }
   // From here on nothing can fail, and no line of Python runs.
   {
     const WithoutGil released;
     pass.write();
   }
   clear_gradients(cleared_tensors);
-  for (std::size_t k = 0; k < norms.size(); ++k) *norms_[k] = norms[k];
   for (const Shown& row : rows_shown) {
     for (std::size_t i = 0; i < rows_.size(); ++i) {
       if (tensors_[i].step_count) row.show(i);

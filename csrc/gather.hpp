@@ -29,7 +29,10 @@ class Entries {
           const std::vector<std::size_t>& unscaled);
 
   // For Python's garbage collector: a parameter may know the optimizer that has it.
-  PyObject* held() const { return held_.ptr(); }
+  int traverse(visitproc visit, void* arg) const {
+    Py_VISIT(held_.ptr());
+    return 0;
+  }
   void let_go();
 
   // Steps every parameter that has a gradient. `gradients` is None, or a tuple that is read in the
@@ -39,14 +42,16 @@ class Entries {
   //
   // Returns None when it has stepped: then `records` have been put, and `shown`, pairs of arrays,
   // show. With `skip_nonfinite`, if a gradient that counts in a norm is not finite, nothing is
-  // written but zeros into gradients, and its row is returned. Else, while states are missing,
-  // nothing is written, and the list of the rows that have a gradient but no states is returned.
+  // written but zeros into gradients, `skipped` is put, and its row is returned. Else, while states
+  // are missing, nothing is written, and the list of the rows that have a gradient but no states is
+  // returned.
   //
   // Whatever fails, fails before the first byte is written, with nothing changed.
   pybind11::object step(const std::optional<pybind11::tuple>& gradients,
                         const pybind11::object& counts, const pybind11::object& carried,
                         bool clear_grad, int threads, double grad_scale, bool skip_nonfinite,
-                        const pybind11::tuple& records, const pybind11::tuple& shown);
+                        const pybind11::tuple& records, const pybind11::tuple& shown,
+                        const pybind11::tuple& skipped);
 
  private:
   // What every step looks at, in few lines of the cache: of a thousand small tensors they decide
@@ -66,6 +71,11 @@ class Entries {
     Array like;  // what the parameter must be for its states; no object if it has none
     Array ring;  // the rule's last state, if it has a slot for each of several steps
   };
+  // What parameters of one type have.
+  struct Kind {
+    bool is_tensor;
+    Attribute data, grad;
+  };
   struct Found;
   class Held;
 
@@ -80,7 +90,7 @@ class Entries {
   std::vector<Row> rows_;
   std::vector<Particulars> particulars_;  // one for each row
   std::vector<Tensor> tensors_;  // one for each row; of what stands in them the states remain
-  std::map<PyTypeObject*, std::pair<Attribute, Attribute>> attributes_;  // `data`, `grad`
+  std::map<PyTypeObject*, Kind> kinds_;  // of the parameters
   std::vector<Norm*> norms_;
   bool counts_any_;
   Extents states_;

@@ -62,10 +62,11 @@ py::dict rules() {
 }
 
 // The object in an instance, once it has been constructed.
-Entries* entries_of(PyObject* self) {
+template <class Object>
+Object* object_of(PyObject* self) {
   auto* const instance = reinterpret_cast<py::detail::instance*>(self);
   const bool made = instance->get_value_and_holder().holder_constructed();
-  return made ? py::handle(self).cast<Entries*>() : nullptr;
+  return made ? py::handle(self).cast<Object*>() : nullptr;
 }
 
 // In place of pybind11's, which takes it for granted that there is memory for an instance.
@@ -102,16 +103,18 @@ py::object make_metaclass() {
 
 void may_lack_memory(PyHeapTypeObject* type) { type->ht_type.tp_new = new_instance; }
 
-void collect_entries(PyHeapTypeObject* type) {
+// For Python's garbage collector: what the object holds may hold it.
+template <class Object>
+void collect(PyHeapTypeObject* type) {
   may_lack_memory(type);
   type->ht_type.tp_flags |= Py_TPFLAGS_HAVE_GC;
   type->ht_type.tp_traverse = [](PyObject* self, visitproc visit, void* arg) {
     Py_VISIT(Py_TYPE(self));
-    if (const Entries* const entries = entries_of(self)) Py_VISIT(entries->held());
-    return 0;
+    const Object* const object = object_of<Object>(self);
+    return object ? object->traverse(visit, arg) : 0;
   };
   type->ht_type.tp_clear = [](PyObject* self) {
-    if (Entries* const entries = entries_of(self)) entries->let_go();
+    if (Object* const object = object_of<Object>(self)) object->let_go();
     return 0;
   };
 }
@@ -179,17 +182,19 @@ PYBIND11_MODULE(_module, m, py::mod_gil_not_used(), py::multiple_interpreters::n
       .def(py::init<py::tuple>(), "pairs"_a);
 
   py::class_<Entries>(m, "Entries", "The parameters of an optimizer; see gather.hpp.",
-                      py::metaclass(metaclass), py::custom_type_setup(collect_entries))
+                      py::metaclass(metaclass), py::custom_type_setup(collect<Entries>))
       .def(py::init<py::tuple, const std::vector<std::size_t>&, const std::vector<std::size_t>&>(),
            "rows"_a, "counted"_a, "unscaled"_a = py::tuple())
       .def("step", &Entries::step, "gradients"_a, "counts"_a, "carried"_a, "clear_grad"_a,
            "threads"_a, "grad_scale"_a = 1.0, "skip_nonfinite"_a = false, "records"_a = py::tuple(),
-           "shown"_a = py::tuple(), "Steps every parameter that has a gradient.");
+           "shown"_a = py::tuple(), "skipped"_a = py::tuple(),
+           "Steps every parameter that has a gradient.");
 
   m.def(
       "put",
       [](const py::tuple& records, Exchange* exchange) {
-        Records(records).put();
+        Records told(records);  // and what it replaces dies after the exchange
+        told.put();
         if (exchange) exchange->make(true);
       },
       "records"_a, "exchange"_a = py::none(),
@@ -201,7 +206,7 @@ PYBIND11_MODULE(_module, m, py::mod_gil_not_used(), py::multiple_interpreters::n
       .def("run", &Alone::run, "function"_a, "Calls it with what follows, if no other call runs.")
       .def_property_readonly("turns", &Alone::turns, "How many calls there have been.");
   py::class_<Swapped>(m, "Swapped", "A block in which arrays are exchanged; see effects.hpp.",
-                      py::metaclass(metaclass), py::custom_type_setup(may_lack_memory))
+                      py::metaclass(metaclass), py::custom_type_setup(collect<Swapped>))
       .def(py::init<py::object, py::function>(), "alone"_a, "ready"_a)
       .def("__enter__", &Swapped::enter)
       .def("__exit__", [](Swapped& swapped, const py::args&) { swapped.exit(); });

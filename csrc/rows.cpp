@@ -85,11 +85,12 @@ Rows SparseGradient::rows_of(const Array& param, bool measured) const {
   std::vector<std::pair<std::int64_t, std::size_t>> sorted;
   sorted.reserve(count);
   for (std::size_t i = 0; i < count; ++i) {
-    if (numbers[i] < 0 || numbers[i] >= param.shape[0]) {
+    const std::int64_t number = numbers[i];  // once: another thread may write there
+    if (number < 0 || number >= param.shape[0]) {
       refuse(subject_, "row numbers from 0 to " + std::to_string(param.shape[0] - 1),
-             std::to_string(numbers[i]), "correct what the rows were looked up by");
+             std::to_string(number), "correct what the rows were looked up by");
     }
-    sorted.emplace_back(numbers[i], i);
+    sorted.emplace_back(number, i);
   }
   // Together with their positions all are different, so that the order is one alone.
   if (!std::is_sorted(sorted.begin(), sorted.end())) std::sort(sorted.begin(), sorted.end());

@@ -34,11 +34,6 @@ namespace {
 
 std::string text_of(py::handle object) { return py::str(object).cast<std::string>(); }
 
-// What is in the way of a look and no more: not Ctrl-C, nor a lack of memory.
-bool may_pass(const py::error_already_set& error) {
-  return error.matches(PyExc_Exception) && !error.matches(PyExc_MemoryError);
-}
-
 Array view_ndarray(PyObject* object, const Subject& subject) {
   PyArrayObject* array = reinterpret_cast<PyArrayObject*>(object);
   const int type = PyArray_TYPE(array);
@@ -69,16 +64,31 @@ Array view_ndarray(PyObject* object, const Subject& subject) {
   return view;
 }
 
+// What a look gives that serves a message: if it fails, the message does without.
+template <class Found, class Look>
+Found unless_failed(Found otherwise, const Look& look) {
+  try {
+    return look();
+  } catch (const py::error_already_set& error) {
+    if (!may_pass(error)) throw;
+    return otherwise;
+  }
+}
+
 std::string text_of(py::handle object, const char* name, const char* otherwise) {
-  const py::object found = attribute_of(object, name);
-  return found ? text_of(found) : otherwise;
+  return unless_failed<std::string>(otherwise, [&] {
+    const py::object found = attribute_of(object, name);
+    return found ? text_of(found) : otherwise;
+  });
 }
 
 // What a library answers that has an attribute or a method of this name; false if it has none.
 bool says(py::handle object, const char* name) {
-  py::object answer = attribute_of(object, name);
-  if (answer && PyCallable_Check(answer.ptr())) answer = answer();
-  return answer && py::bool_(answer);
+  return unless_failed(false, [&] {
+    py::object answer = attribute_of(object, name);
+    if (answer && PyCallable_Check(answer.ptr())) answer = ask_python(answer);
+    return answer && py::bool_(answer);
+  });
 }
 
 [[noreturn]] void refuse_kind(py::handle tensor, const Subject& subject, const char* other) {
@@ -99,7 +109,8 @@ bool says(py::handle object, const char* name) {
   if (!PyErr_Occurred()) refuse_kind(tensor, subject, "another");
   py::error_already_set error;
   if (!may_pass(error)) throw error;
-  const std::string reason = text_of(error.value());
+  const std::string reason =
+      unless_failed<std::string>("of no words", [&] { return text_of(error.value()); });
   const std::string line = reason.substr(0, reason.find('\n'));
   try {
     refuse_kind(tensor, subject, ("one that its library does not show: " + line).c_str());
@@ -168,7 +179,9 @@ bool possible(const dlpack::Tensor& tensor) {
                              &first)) {
     return false;
   }
-  return empty || (before <= first && !__builtin_add_overflow(first, after, &end));
+  if (empty) return true;
+  // Then the difference of two addresses is a number, too.
+  return before <= first && !__builtin_add_overflow(first, after, &end) && end <= PTRDIFF_MAX;
 }
 
 // What the library tells of a tensor, if it is as a step needs it.
@@ -247,7 +260,8 @@ void require_ndarray(PyObject* object, const Subject& subject) {
     refuse(subject, "a dense array", "a sparse one", "pass its to_dense(number of rows)");
   }
   if (!PyArray_Check(object)) {
-    if (text_of(py::type::of(object).attr("__module__")).rfind("jax", 0) == 0) {
+    const py::type type = py::type::of(object);
+    if (text_of(type, "__module__", "").rfind("jax", 0) == 0) {
       throw py::type_error(subject.text() +
                            ": expected a NumPy array, got one of JAX, which cannot be written; "
                            "keep parameters in NumPy, as in jax.tree.map(numpy.array, params), and "
@@ -256,7 +270,7 @@ void require_ndarray(PyObject* object, const Subject& subject) {
     throw py::type_error(subject.text() +
                          ": expected a NumPy array or a torch or Paddle tensor of float32 or "
                          "float64, got " +
-                         text_of(py::type::of(object).attr("__name__")) +
+                         text_of(type, "__name__", "another") +
                          "; make an array with numpy.asarray(value, dtype='float32')");
   }
   if (attribute_of(object, "mask")) {
@@ -310,6 +324,11 @@ py::object as_numpy(PyObject* object, const Subject& subject) {
   if (const py::object detach = attribute_of(owner, "detach")) owner = ask_python(detach);
   const Array shown = view(owner.ptr(), subject);
   const dlpack::Library library = library_of(owner.ptr());
+  if (!library.table) {
+    refuse(subject, "a tensor whose detach() gives a tensor",
+           "one that gives a " + text_of(py::type::of(owner), "__name__", "other object"),
+           "pass a NumPy array over its memory");
+  }
   dlpack::Shared* shared = nullptr;
   if (library.table->share(owner.ptr(), &shared) != 0 || !shared) refuse_unshown(owner, subject);
   const auto release = [](void* pointer) {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import numpy as np
@@ -243,6 +245,7 @@ def test_a_signal_at_the_exchange_leaves_the_weights_in_their_place(
     monkeypatch.setattr(rs.tensors, "count_writes", interrupted)
     with pytest.raises(KeyboardInterrupt), optimizer.averaged():
         assert (call, w.data.tolist()) == (2, [7, -5])
+    assert calls == (1 if call == 1 else 3)  # what is undone is told, at the second attempt
     assert w.data.tolist() == [4, -8]
     assert optimizer.state_dict()["w_average_0"].tolist() == [7, -5]
 
@@ -259,3 +262,50 @@ def test_a_block_that_is_dropped_ends() -> None:
     assert w.data.tolist() == [4, -8]
     with optimizer.averaged():
         assert w.data.tolist() == [7, -5]
+
+
+def test_as_a_decorator_each_call_is_a_block() -> None:
+    w, optimizer = made()
+    step(optimizer)
+
+    @optimizer.averaged()
+    def evaluate(factor: float) -> list[float]:
+        return [factor * value for value in w.data]
+
+    for _ in range(2):
+        assert evaluate(factor=2) == [14, -10]
+        assert w.data.tolist() == [4, -8]
+
+
+def test_an_optimizer_that_keeps_a_block_is_gone_when_it_is_dropped() -> None:
+    for inside in (False, True):
+        w, optimizer = made()
+        step(optimizer)
+        optimizer.block = optimizer.averaged()  # type: ignore[attr-defined]
+        if inside:
+            optimizer.block.__enter__()  # type: ignore[attr-defined]
+        dropped = weakref.ref(optimizer)
+        del optimizer
+        gc.collect()
+        assert dropped() is None
+        assert w.data.tolist() == [4, -8]
+
+
+def test_a_block_that_is_left_twice_ends_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by another thread, while a library is told of the writes."""
+    w, optimizer = made()
+    step(optimizer)
+    block = optimizer.averaged()
+    block.__enter__()
+    calls = 0
+
+    def leave(told: list[Any]) -> None:
+        nonlocal calls
+        calls += 1
+        block.__exit__(None, None, None)
+        assert w.data.tolist() == [7, -5]
+
+    monkeypatch.setattr(rs.tensors, "count_writes", leave)
+    block.__exit__(None, None, None)
+    assert (calls, w.data.tolist()) == (1, [4, -8])
+    step(optimizer)

@@ -49,6 +49,7 @@ IMPOSSIBLE: dict[str, dict[str, Any]] = {
     "an offset from nowhere": {"data": None, "offset": 64},
     "no memory": {"data": None},
     "memory at an odd address": {"offset": 2},
+    "memory beyond what differences can tell": {"data": 2**63 - 8},
     "another device": {"device": 2},
     "no device": {"device": -1},
     "another dtype": {"code": 0},
@@ -183,3 +184,38 @@ def test_a_tensor_in_the_place_of_an_array_is_refused(optimizer: Any, memory: An
     p.data, p.grad = Tensors(Claim(memory.ctypes.data, [6])), np.ones(6, np.float32)
     with pytest.raises(TypeError, match=r"parameter 'p': .* parameters=\[tensor\]"):
         opt.step()
+
+
+def test_what_is_detached_into_no_tensor_is_refused(memory: Any) -> None:
+    """A NumPy array has no table by which it could be shared."""
+    made = library(detach=lambda self: np.ones(6, np.float32))
+    with pytest.raises(ValueError, match=r"parameter 'p': expected .*detach\(\).* got .*ndarray"):
+        _core.as_numpy(made(Claim(memory.ctypes.data, [6])), "p")
+
+
+def raising(error: type[BaseException]) -> property:
+    """An attribute of which the look fails."""
+
+    def look(self: Any) -> None:
+        raise error("of another library")
+
+    return property(look)
+
+
+@pytest.mark.parametrize("error", [NotImplementedError, MemoryError, KeyboardInterrupt])
+def test_a_look_that_serves_a_message_takes_nothing_from_it(error: Any, memory: Any) -> None:
+    passes = issubclass(error, NotImplementedError)
+    refused = ValueError if passes else error
+    named = dict.fromkeys(("layout", "is_meta", "is_sparse", "is_selected_rows"), raising(error))
+    sparse = library(is_dense=lambda self: False, **named)(Claim(memory.ctypes.data, [6]))
+    with pytest.raises(refused, match="expected a dense tensor" if passes else None):
+        _core.check_parameter(sparse, "p")
+    other = type("Other", (), {"to_dense": raising(error)})()
+    with pytest.raises(TypeError if passes else error, match="got Other" if passes else None):
+        _core.check_parameter(other, "p")
+    array = np.ones(3).view(type("Masked", (np.ndarray,), {"mask": raising(error)}))
+    if passes:
+        _core.check_parameter(array, "p")
+        return
+    with pytest.raises(error):
+        _core.check_parameter(array, "p")

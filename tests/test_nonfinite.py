@@ -199,6 +199,27 @@ def test_gradients_of_a_skipped_step_are_cleared_if_asked(clip: str, given: bool
     assert optimizer.parameters[0].grad is strided
 
 
+def test_a_skipped_step_is_noted_by_the_call_that_clears() -> None:
+    """Ctrl-C is delivered as soon as Python runs again, and there is nothing left to note then."""
+    optimizer = made(rs.Adam)
+    give(optimizer, 0)
+    optimizer.parameters[2].grad[5] = math.inf
+    current = optimizer._current_plan()
+    stepped, noted = current.step, {}
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        stepped(*args, **kwargs)
+        noted.update(vars(optimizer))
+        raise KeyboardInterrupt
+
+    current.step = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step(clear_grad=True)
+    assert noted["_skipped_steps"] == optimizer.skipped_steps == 1
+    assert noted["_last_step_applied"] is optimizer.last_step_applied is False
+    assert all((p.grad == 0).all() for p in optimizer.parameters)
+
+
 def test_gradients_of_a_skipped_step_stay_if_not_asked() -> None:
     optimizer = made(rs.Adam)
     give(optimizer, 0)

@@ -19,7 +19,7 @@ import pytest
 
 import roofstep
 from at_once import TIMES, Holding, at_once
-from roofstep import state
+from roofstep import _core, state, threads
 from roofstep.plan import State
 
 LARGE = 4_000_000  # a step takes milliseconds, which other threads can use
@@ -400,16 +400,96 @@ class Slow:
         return int, ()
 
 
-@pytest.mark.parametrize("how", [pickle.dumps, copy.deepcopy])
-def test_a_copy_during_which_a_step_came_is_refused(how: Callable[[Any], Any]) -> None:
+@pytest.mark.parametrize("how", [pickle.dumps, copy.deepcopy, copy.copy])
+def test_a_copy_during_which_a_step_came_is_refused(
+    how: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     parameter = roofstep.Parameter(np.ones(3), "w")
     parameter.grad = np.ones(3)
     optimizer = roofstep.SGD(0.5, [parameter])
     optimizer.step()
     how(optimizer)
-    optimizer._own = Slow(optimizer)  # type: ignore[attr-defined]
+    # copy.copy copies a state alone, as the new one takes it over.
+    held = {} if how is copy.copy else vars(optimizer)
+    laid_out = state.laid_out
+
+    def slowly(*args: Any) -> Any:
+        optimizer.step()
+        return laid_out(*args)
+
+    if how is copy.copy:
+        monkeypatch.setattr(state, "laid_out", slowly)
+    held["_own"] = Slow(optimizer)
     with pytest.raises(RuntimeError, match="nobody uses while it is copied"):
         how(optimizer)
-    del optimizer._own  # type: ignore[attr-defined]
+    del held["_own"]
+    monkeypatch.undo()
     how(optimizer)
     assert parameter.data.tolist() == [0.0] * 3
+
+
+@pytest.mark.parametrize("how", [pickle.dumps, copy.deepcopy, copy.copy])
+def test_a_copy_begins_in_one_turn(
+    how: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is compared at its end is noted before any other turn can come."""
+    parameter = roofstep.Parameter(np.ones(3), "w")
+    parameter.grad = np.ones(3)
+    optimizer = roofstep.SGD(0.5, [parameter])
+    noted = threads.Undisturbed.__init__
+    refused: list[RuntimeError] = []
+
+    def late(self: threads.Undisturbed, alone: Any) -> None:
+        try:
+            optimizer.step()
+        except RuntimeError as error:
+            refused.append(error)
+        noted(self, alone)
+
+    monkeypatch.setattr(threads.Undisturbed, "__init__", late)
+    how(optimizer)
+    assert len(refused) == 1
+    assert parameter.data.tolist() == [1.0] * 3
+
+
+def test_what_put_replaces_dies_after_the_exchange() -> None:
+    """Its finalizer, which may be Python's, finds all done."""
+    parameter, other = np.zeros(2), np.ones(2)
+    seen: list[tuple[str, list[float]]] = []
+
+    class Old:
+        def __del__(self) -> None:
+            seen.append((kept["key"], parameter.tolist()))
+
+    kept: dict[str, Any] = {"key": Old()}
+    exchange = _core.Exchange((("w", parameter, other),))
+    _core.put(((kept, {"key": "new"}),), exchange)
+    assert seen == [("new", [1.0, 1.0])]
+
+
+def test_a_new_norm_has_its_value_when_it_is_shown() -> None:
+    """A step puts its records before it lets others look while it writes."""
+    parameter = roofstep.Parameter(np.ones(2), "w")
+    parameter.grad = np.array([3.0, 4.0])
+    clip = roofstep.ClipGradByGlobalNorm(float("inf"))
+    optimizer = roofstep.SGD(0.5, [parameter], grad_clip=clip)
+    seen: list[tuple[float | None, list[float]]] = []
+
+    class Key(str):
+        def __eq__(self, other: object) -> bool:
+            if len(vars(optimizer)["_norms"] or ()):
+                seen.append((optimizer.last_grad_norm, parameter.data.tolist()))
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    current = optimizer._current_plan()
+    told = {Key("kept"): 0}
+    entries = current.entries
+    counts, numbers = np.zeros(1, np.int64), np.ones(1)
+    current.kinds[0].settings.learning_rate = 0.5
+    records = ((vars(optimizer), {"_norms": current.norms}), (told, {Key("kept"): 1}))
+    entries.step(None, counts, numbers, False, 1, records=records)
+    assert seen
+    assert all(found == (5.0, [1.0, 1.0]) for found in seen)
+    assert told == {"kept": 1}

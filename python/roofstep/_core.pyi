@@ -82,6 +82,7 @@ class Entries(metaclass=_Pybind11Type):
         skip_nonfinite: bool = False,
         records: tuple[tuple[dict[Any, Any], dict[Any, Any]], ...] = (),
         shown: tuple[tuple[NDArray[Any], NDArray[Any]], ...] = (),
+        skipped: tuple[tuple[dict[Any, Any], dict[Any, Any]], ...] = (),
     ) -> list[int] | int | None: ...
 
 class Alone(metaclass=_Pybind11Type):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import ContextDecorator, contextmanager, suppress
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +19,10 @@ from roofstep.regularizer import Decay, FusedDecay, as_regularizer, decay_of
 from roofstep.types import Array, Clip, Group, Number, Rate, Schedule
 
 States = dict[str, dict[str, Array]]  # by the names of the parameter and of the state
+
+
+class _Averaged(_core.Swapped, ContextDecorator):
+    """A block of `with`, or a decorator; it may be entered again when it was left."""
 
 
 class Optimizer:
@@ -352,6 +356,7 @@ class Optimizer:
 
         norms = current.norms + measured if measured else current.norms
         done: dict[str, Any] = {"_norms": norms, "_last_step_applied": True}
+        skipped = {"_skipped_steps": self._skipped_steps + 1, "_last_step_applied": False}
         while True:
             outcome = current.step(
                 rate,
@@ -361,9 +366,10 @@ class Optimizer:
                 clear_grad,
                 grad_scale,
                 ((vars(self), done),),
+                skipped=((vars(self), skipped),),
             )
             if not isinstance(outcome, list):
-                break
+                return outcome
             states = self._with_new(states, outcome)
             current = self._make_plan(states)
             done = {
@@ -372,10 +378,6 @@ class Optimizer:
                 "_norms": current.norms + measured,
                 "_last_step_applied": True,
             }
-        if outcome is not None:
-            skipped = self._skipped_steps + 1
-            vars(self).update(_skipped_steps=skipped, _last_step_applied=False)
-        return outcome
 
     @property
     def last_step_applied(self) -> bool | None:
@@ -453,8 +455,10 @@ class Optimizer:
                 f"average_weights: {type(self).__name__} keeps no averages; take another optimizer"
             )
 
-    def averaged(self) -> AbstractContextManager[None]:
+    def averaged(self) -> _Averaged:
         """A block in which the parameters hold their averaged weights, as to evaluate with them.
+
+        As a decorator it makes such a block of each call.
 
         The two are exchanged in place, when the block begins and again when it ends, so that
         nothing may write to the parameters inside. Parameters that have not been stepped since
@@ -471,7 +475,7 @@ class Optimizer:
             NotImplementedError: the optimizer keeps no averages.
         """
         self._require_averages()
-        return _core.Swapped(self._alone, self._with_averages)
+        return _Averaged(self._alone, self._with_averages)
 
     def _with_averages(self) -> tuple[_core.Exchange, list[Any]]:
         if all(group.get("average_decay") is None for group in self.param_groups):
@@ -967,7 +971,10 @@ class Optimizer:
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and deepcopy: all but what is made anew."""
-        found: dict[str, Any] = self._alone.run(dict, self.__dict__)
+        return self._alone.run(self._getstate)
+
+    def _getstate(self) -> dict[str, Any]:
+        found = dict(self.__dict__)
         del found["_alone"]  # and what stands for it is the last to be copied
         return {**found, "_plan": None, "_norms": None, "_alone": threads.Undisturbed(self._alone)}
 

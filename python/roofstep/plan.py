@@ -146,6 +146,7 @@ class Plan:
         grad_scale: float = 1.0,
         records: Records = (),
         shown: tuple[tuple[Array, Array], ...] = (),
+        skipped: Records = (),
     ) -> list[int] | int | None:
         """Step every parameter that has a gradient; None when all are.
 
@@ -163,6 +164,7 @@ class Plan:
             records: dicts, and entries that are put into them by the call that writes: Ctrl-C may
                 come between any two lines of Python.
             shown: rows of floats, and the counts or numbers that these show after the step.
+            skipped: what is put in the place of `records` if the step is skipped.
         """
         for kind in self.kinds:
             kind.settings.learning_rate = learning_rate(kind.group) * kind.multiplier
@@ -176,6 +178,7 @@ class Plan:
             self.watches,
             records,
             shown,
+            skipped,
         )
 
     def holds_for(self, groups: Iterable[Group]) -> bool:

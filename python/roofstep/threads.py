@@ -33,7 +33,7 @@ class Undisturbed:
     """Stands in a copy for what refuses two threads, and refuses the copy if one came meanwhile.
 
     Who pickles or copies an optimizer has let go of it before its arrays are read, and comes to
-    this at the end. It is copied as None.
+    this at the end. It is made in the turn in which the copy begins, and copied as None.
 
     Args:
         alone: what refuses two threads.

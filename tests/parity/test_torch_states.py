@@ -369,3 +369,24 @@ def test_hooks_of_state_dicts(name: str) -> None:
     assert told[pair.mine] == told[pair.theirs] == ["saving", "saved", "loading 1", "loaded"]
     pair.run(range(3, 6))
     pair.compare()
+
+
+def test_a_skipped_step_is_noted_by_the_call_that_finds_it(monkeypatch: Any) -> None:
+    """Ctrl-C that comes next finds it noted."""
+    parameter = torch.nn.Parameter(torch.ones(2))
+    parameter.grad = torch.ones(2)
+    optimizer = roofstep.torch.SGD([parameter], lr=0.5, skip_nonfinite=True)
+    optimizer.step()
+    parameter.grad = torch.tensor([1.0, float("nan")])
+    (run,) = optimizer._runs.values()
+    stepped = run.plan.step
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        stepped(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run.plan, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step()
+    assert (optimizer.skipped_steps, optimizer.last_step_applied) == (1, False)
+    assert parameter.tolist() == [0.5, 0.5]

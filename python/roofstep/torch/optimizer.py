@@ -291,7 +291,7 @@ class Optimizer(torch.optim.Optimizer):
         grad_scale, found_inf = (as_number(n, getattr(self, n, None)) for n in SCALING)
         if not self._step_in_backward:
             if found_inf:
-                self._skip()
+                self.__dict__.update(self._skipped())
                 return None
             found: int | None = self._step(None, 1.0 if grad_scale is None else grad_scale)
             return found
@@ -308,8 +308,9 @@ class Optimizer(torch.optim.Optimizer):
                 self._step(tensor)
         return None
 
-    def _skip(self) -> None:
-        self.__dict__.update(_skipped_steps=self._skipped_steps + 1, _last_step_applied=False)
+    def _skipped(self) -> dict[str, Any]:
+        """What is noted of a step that is skipped."""
+        return {"_skipped_steps": self._skipped_steps + 1, "_last_step_applied": False}
 
     # torch.compile leaves it as it is. (Its public name would import the compiler at once.)
     @torch._disable_dynamo  # type: ignore[untyped-decorator]
@@ -347,6 +348,7 @@ class Optimizer(torch.optim.Optimizer):
                     *records,
                 ),
                 shown=tuple((row.shown, row.numbers) for row in run.rows.values()),
+                skipped=((self.__dict__, self._skipped()),),
             )
             if not isinstance(outcome, list):
                 break
@@ -356,8 +358,6 @@ class Optimizer(torch.optim.Optimizer):
         if outcome is None:
             for row in run.rows.values():
                 row.note()
-        else:
-            self._skip()
         return outcome
 
     def _current(self, tensor: torch.Tensor | None) -> Run:
@@ -569,7 +569,10 @@ class Optimizer(torch.optim.Optimizer):
         return state
 
     def __getstate__(self) -> dict[str, Any]:
-        found = self._alone.run(super().__getstate__)
+        return self._alone.run(self._getstate)
+
+    def _getstate(self) -> dict[str, Any]:
+        found = super().__getstate__()
         kept = {name: getattr(self, name) for name in self._of_pickles}
         return {**found, **kept, "_alone": threads.Undisturbed(self._alone)}  # copied last
 
