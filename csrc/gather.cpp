@@ -37,10 +37,9 @@ bool keeps_mean(const Settings& settings) {
 // What a float32 gradient would be multiplied by instead must be a number > 0 there.
 void require_scale(double grad_scale) {
   const float unscale = static_cast<float>(1 / grad_scale);
-  if (unscale > 0 && std::isfinite(unscale)) return;
+  if (unscale > 0 && std::isnormal(unscale)) return;  // what is below has lost digits
   throw py::value_error(
-      "grad_scale: expected a number > 0 of which float32 can hold the inverse, "
-      "got " +
+      "grad_scale: expected a number > 0 whose inverse is a normal number of float32, got " +
       py::repr(py::float_(grad_scale)).cast<std::string>() +
       "; pass the factor that the loss was multiplied by");
 }

@@ -15,9 +15,6 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 Check = Callable[[str, Any], Any]
 
-# The least and the greatest positive normal number of float32.
-_LEAST, _MOST = (float(end) for end in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
-
 
 def shown(value: object) -> str:
     """A value and its type, for a message."""
@@ -59,17 +56,6 @@ def _bounds(interval: str) -> tuple[float, float, bool, bool]:
 non_negative = functools.partial(real, interval="[0, inf)")
 positive = functools.partial(real, interval="(0, inf)")
 fraction = functools.partial(real, interval="[0, 1)")
-
-
-def divisor(name: str, value: object) -> float:
-    """What gradients are divided by: they are multiplied by its inverse, in float32 too."""
-    number = positive(name, value)
-    if not _LEAST <= 1 / number <= _MOST:  # what is below has lost digits
-        raise ValueError(
-            f"{name}: expected a number > 0 whose inverse is a normal number of float32, got "
-            f"{number}; pass the factor that the loss was multiplied by"
-        )
-    return number
 
 
 def pair(name: str, value: Any, *intervals: str) -> tuple[float, float]:

@@ -317,7 +317,7 @@ class Optimizer:
             (array([-1., -1.], dtype=float32), 1, 32768.0)
         """
         if type(grad_scale) is not float or grad_scale != 1:
-            grad_scale = checks.divisor("grad_scale", grad_scale)
+            grad_scale = checks.positive("grad_scale", grad_scale)
         self._step(None, checks.flag("clear_grad", clear_grad), grad_scale)
 
     def _step(
