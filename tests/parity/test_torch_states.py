@@ -215,6 +215,28 @@ def pickled(side: Side) -> Side:
     return other
 
 
+class Slow:
+    """Stands among the defaults, and steps the optimizer when it is copied."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self.optimizer.step()
+        return int, ()
+
+
+@pytest.mark.parametrize("copied", [deep_copies, pickled])
+def test_a_copy_during_which_a_step_came_is_refused(copied: Any) -> None:
+    side = Pair("SGD", **OPTIONS["SGD"][0]).mine
+    side.run(range(1))
+    side.optimizer.defaults["own"] = Slow(side.optimizer)
+    with pytest.raises(RuntimeError, match="nobody uses while it is copied"):
+        copied(side)
+    del side.optimizer.defaults["own"]
+    copied(side)
+
+
 @every_class
 @pytest.mark.parametrize("copied", [deep_copies, pickled])
 @pytest.mark.parametrize("steps", [0, 4])
