@@ -287,7 +287,7 @@ def test_a_subinterpreter_is_refused(first: str) -> None:
     assert done.split() == ["refused"] * 2
 
 
-@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="it needs the GIL")
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python has a GIL")
 def test_a_free_threaded_python_stays_so() -> None:
     """It turns the GIL on, and warns, for a module that does not say it can do without."""
     code = "import sys, roofstep.kernels; print(sys._is_gil_enabled())"
