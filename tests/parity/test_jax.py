@@ -410,13 +410,15 @@ def test_nothing_is_written_before_jax_has_called_back(
             lambda *bounds: seen.append([*map(float, bounds)]), *evaluate(params, delay)
         )
 
+    at_once = True  # in some processes XLA computes all of it before the call returns
     for step in range(20):
         tell(params, DELAY)
+        at_once &= len(seen) > step
         roofstep.jax.apply_gradients(optimizer, grads)
         if waits:
             assert seen == [[float(i)] * 2 for i in range(step + 1)]
     jax.effects_barrier()
-    assert (seen == [[float(i)] * 2 for i in range(20)]) == waits
+    assert (seen == [[float(i)] * 2 for i in range(20)]) == (waits or at_once)
 
 
 def test_two_leaves_of_one_path_are_refused() -> None:
