@@ -34,10 +34,11 @@ bool keeps_mean(const Settings& settings) {
   return settings.average_decay || kernels().rules[settings.rule].mean;
 }
 
-// What a float32 gradient would be multiplied by instead must be a number > 0 there.
+// What a float32 gradient would be multiplied by instead must be a number > 0 there, with all its
+// digits.
 void require_scale(double grad_scale) {
   const float unscale = static_cast<float>(1 / grad_scale);
-  if (unscale > 0 && std::isnormal(unscale)) return;  // what is below has lost digits
+  if (unscale > 0 && std::isnormal(unscale)) return;
   throw py::value_error(
       "grad_scale: expected a number > 0 whose inverse is a normal number of float32, got " +
       py::repr(py::float_(grad_scale)).cast<std::string>() +
